@@ -1,0 +1,156 @@
+#include "arguments.h"
+
+#include <ATen/ExpandUtils.h>
+#include <ATen/ops/ceil.h>
+#include <ATen/ops/clamp.h>
+#include <ATen/ops/floor.h>
+#include <ATen/ops/where.h>
+#include <c10/core/ScalarType.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Exception.h>
+#include <c10/util/Half.h>
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+namespace ste {
+namespace {
+
+struct Range {
+  int64_t min;
+  int64_t max;
+};
+
+template <typename T>
+constexpr Range range_of() {
+  return {std::numeric_limits<T>::min(), std::numeric_limits<T>::max()};
+}
+
+Range integer_range(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kByte:
+      return range_of<uint8_t>();
+    case at::kChar:
+      return range_of<int8_t>();
+    case at::kShort:
+      return range_of<int16_t>();
+    case at::kInt:
+      return range_of<int32_t>();
+    default:
+      return range_of<int64_t>();
+  }
+}
+
+// 2^63: the first double past int64.
+constexpr double kInt64End = 9223372036854775808.0;
+
+bool is_supported(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kDouble:
+    case at::kFloat:
+    case at::kHalf:
+    case at::kBFloat16:
+    case at::kByte:
+    case at::kChar:
+    case at::kShort:
+    case at::kInt:
+    case at::kLong:
+      return true;
+    default:
+      return false;
+  }
+}
+
+auto dtype_name(at::ScalarType dtype) {
+  return c10::getDtypeNames(dtype).first;
+}
+
+double rounded_to(at::ScalarType dtype, double value) {
+  switch (dtype) {
+    case at::kFloat:
+      return static_cast<float>(value);
+    case at::kHalf:
+      return static_cast<float>(c10::Half(static_cast<float>(value)));
+    case at::kBFloat16:
+      return static_cast<float>(c10::BFloat16(static_cast<float>(value)));
+    default:
+      return value;
+  }
+}
+
+int64_t saturated(double value) {
+  if (value >= kInt64End) {
+    return std::numeric_limits<int64_t>::max();
+  }
+  if (value < -kInt64End) {
+    return std::numeric_limits<int64_t>::min();
+  }
+  return static_cast<int64_t>(value);
+}
+
+}  // namespace
+
+void check_dtype(const char* op, const char* name, const at::Tensor& tensor) {
+  TORCH_CHECK_TYPE(
+      is_supported(tensor.scalar_type()), op, ": ", name, " has dtype ", dtype_name(tensor.scalar_type()),
+      "; supported are float64, float32, float16, bfloat16, int64, int32, int16, int8 and uint8");
+}
+
+void check_bound(const char* op, const char* name, const at::Tensor& bound, const at::Tensor& x) {
+  check_dtype(op, name, bound);
+  TORCH_CHECK(bound.device() == x.device(), op, ": ", name, " is on ", bound.device(), ", but x is on ", x.device());
+  TORCH_CHECK(
+      at::is_expandable_to(bound.sym_sizes(), x.sym_sizes()), op, ": ", name, " of shape ", bound.sym_sizes(),
+      " does not broadcast to x's shape ", x.sym_sizes());
+}
+
+c10::Scalar bound_in_dtype(const char* op, const char* name, const c10::Scalar& bound, const at::Tensor& x) {
+  if (bound.isSymbolic()) {
+    return bound;  // a compiler's symbol: to look at its value would specialize the graph to it
+  }
+  const auto dtype = x.scalar_type();
+  if (at::isFloatingType(dtype)) {
+    // Rounded here because ATen refuses what the dtype cannot hold: torch.clamp(half, -1e6, 1e6) raises
+    // "value cannot be converted to type at::Half without overflow".
+    return rounded_to(dtype, bound.toDouble());
+  }
+  if (bound.isFloatingPoint()) {
+    const double value = bound.toDouble();
+    TORCH_CHECK_VALUE(
+        std::isinf(value) || std::trunc(value) == value, op, ": ", name, "=", value, " is not an integer, but x is ",
+        dtype_name(dtype));
+  }
+  const int64_t value = bound.isFloatingPoint() ? saturated(bound.toDouble()) : bound.toLong();
+  const Range range = integer_range(dtype);
+  return std::min(std::max(value, range.min), range.max);
+}
+
+at::Tensor bound_in_dtype(Side side, const at::Tensor& bound, at::ScalarType dtype) {
+  if (bound.scalar_type() == dtype || at::isFloatingType(dtype)) {
+    return bound.to(dtype);
+  }
+  at::Tensor integer = bound;
+  if (at::isFloatingType(bound.scalar_type())) {
+    const auto wide = bound.to(at::kDouble);
+    const auto whole = side == Side::min ? at::ceil(wide) : at::floor(wide);
+    // The largest double below 2^63, then the end itself: a cast from 2^63 would be undefined.
+    const auto cast = at::clamp(whole, -kInt64End, std::nextafter(kInt64End, 0.0)).to(at::kLong);
+    integer = at::where(whole.ge(kInt64End), std::numeric_limits<int64_t>::max(), cast);
+  }
+  const Range range = integer_range(dtype);
+  return at::clamp(integer.to(at::kLong), range.min, range.max).to(dtype);
+}
+
+void check_value(const char* op, const char* name, double value, const at::Tensor& x) {
+  const auto dtype = x.scalar_type();
+  if (at::isFloatingType(dtype)) {
+    return;
+  }
+  const Range range = integer_range(dtype);
+  TORCH_CHECK_VALUE(
+      std::trunc(value) == value && saturated(value) >= range.min && saturated(value) <= range.max, op, ": ", name, "=",
+      value, " has no ", dtype_name(dtype), " value");
+}
+
+}  // namespace ste

@@ -1,0 +1,26 @@
+// What an op accepts. ste/_arguments.py holds the same rules in Python, with the same words.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Scalar.h>
+
+namespace ste {
+
+// Which end of the range a bound is: a fractional bound of an integer tensor is rounded inwards.
+enum class Side { min, max };
+
+// float64, float32, float16, bfloat16, and the integers that torch computes with everywhere.
+void check_dtype(const char* op, const char* name, const at::Tensor& tensor);
+
+// Bounds live on x's device and broadcast to x's shape, never beyond it.
+void check_bound(const char* op, const char* name, const at::Tensor& bound, const at::Tensor& x);
+
+// The value that `bound` stands for in x's dtype: rounded for a floating x, exact for an integer x, where a
+// value past the end of the dtype's range is that end.
+c10::Scalar bound_in_dtype(const char* op, const char* name, const c10::Scalar& bound, const at::Tensor& x);
+at::Tensor bound_in_dtype(Side side, const at::Tensor& bound, at::ScalarType dtype);
+
+// A value that has to be represented exactly when x is an integer tensor.
+void check_value(const char* op, const char* name, double value, const at::Tensor& x);
+
+}  // namespace ste

@@ -1,0 +1,48 @@
+// The batching rule of an elementwise op: vmap's own dimension becomes the first one, and the op itself is called on what
+// results. (A rule that called the op's forward instead would hide the op from the levels outside it: grad(vmap(f)) would
+// then be silently zero.)
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/functorch/BatchedTensorImpl.h>
+#include <c10/core/SymInt.h>
+
+#include <optional>
+
+namespace ste {
+
+class Batch {
+ public:
+  // The level is the largest among the arguments; those of a lower level take part as they are.
+  template <typename... Args>
+  explicit Batch(const at::Tensor& x, const Args&... args) : rank_(x.dim()) {
+    visit(x);
+    (visit(args), ...);
+  }
+
+  // x with the batch first, whether it was batched or not: what broadcasts against x must not enlarge it.
+  at::Tensor input(const at::Tensor& x) const;
+
+  // A bound with the batch first and its logical rank padded to x's. What is no tensor is passed on.
+  at::Tensor argument(const at::Tensor& bound) const;
+  template <typename T>
+  const T& argument(const T& value) const {
+    return value;
+  }
+
+  at::Tensor output(const at::Tensor& y) const { return at::functorch::makeBatched(y, 0, level_); }
+
+ private:
+  void visit(const at::Tensor& tensor);
+  template <typename T>
+  void visit(const T&) {}
+
+  // The tensor with the batch first, if it is batched at this level.
+  std::optional<at::Tensor> batch_first(const at::Tensor& tensor) const;
+
+  int64_t rank_;
+  int64_t level_ = -1;
+  c10::SymInt size_ = 0;
+};
+
+}  // namespace ste

@@ -1,0 +1,26 @@
+// How autograd nodes are owned, in one place: torch 2.13 holds them by c10::intrusive_ptr, torch 2.6 by
+// std::shared_ptr with a deleter of its own (deleteNode keeps long graphs from overflowing the stack).
+#pragma once
+
+#include <torch/csrc/autograd/function.h>
+
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+namespace ste {
+
+using NodePtr = decltype(torch::autograd::Edge::function);
+
+// Asks the type of Edge::function rather than the version, so that no version has to be listed here.
+template <typename T, typename Pointer = NodePtr, typename... Args>
+Pointer make_node(Args&&... args) {
+  if constexpr (std::is_same_v<Pointer, std::shared_ptr<torch::autograd::Node>>) {
+    // Found by argument-dependent lookup: the function is gone where this branch is not taken.
+    return Pointer(new T(std::forward<Args>(args)...), [](auto* node) { deleteNode(node); });
+  } else {
+    return Pointer(c10::make_intrusive<T>(std::forward<Args>(args)...));
+  }
+}
+
+}  // namespace ste

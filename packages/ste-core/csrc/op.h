@@ -1,0 +1,109 @@
+// One differentiable elementwise op, registered so that every transform sees its gradient:
+//
+// - The forward is the CompositeImplicitAutograd kernel, so compilers, exporters and DTensor look through the op.
+// - Autograd has a kernel at *each* concrete autograd key. A key that has none falls to the composite kernel, which is
+//   differentiated instead: for a rounding function, a gradient of zero and no error. (The alias key `Autograd` will not
+//   do: the composite kernel takes precedence over it.)
+// - That kernel records a node and redispatches to the op itself below autograd, so that the next level of torch.func
+//   finds the op and not its forward.
+// - vmap has a batching rule that calls the op itself (batching.h).
+#pragma once
+
+#include "arguments.h"
+#include "batching.h"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/DispatchKeySet.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/library.h>
+
+#include <initializer_list>
+#include <string>
+
+namespace ste {
+
+// `Forward` computes the op from arguments that have been checked. `Gradient::record(below, x, args...)` calls `below()`
+// for the result and makes it differentiable.
+template <typename Gradient, auto Forward, typename Signature = decltype(Forward)>
+class Op;
+
+template <typename Gradient, auto Forward, typename... Args>
+class Op<Gradient, Forward, at::Tensor (*)(const at::Tensor&, Args...)> {
+ public:
+  // `declaration` is the schema, as in "round_ste(Tensor x) -> Tensor".
+  static void define(torch::Library& library, const std::string& declaration) {
+    name() = declaration.substr(0, declaration.find('('));
+    library.def(declaration.c_str(), {at::Tag::pointwise, at::Tag::pt2_compliant_tag});
+    implement(library, c10::DispatchKey::CompositeImplicitAutograd, &forward<Forward>);
+    implement(library, c10::DispatchKey::FuncTorchBatched, &batched);
+    const auto every_backend = c10::DispatchKeySet(c10::DispatchKeySet::RAW, c10::full_backend_mask);
+    for (const auto key : c10::autograd_dispatch_keyset | every_backend) {
+      implement(library, key, &autograd);
+    }
+  }
+
+  // The same values from a kernel that is faster than the composite one, on the devices that have it.
+  template <auto Kernel>
+  static void accelerate(torch::Library& library, std::initializer_list<c10::DispatchKey> devices) {
+    for (const auto device : devices) {
+      implement(library, device, &forward<Kernel>);
+    }
+  }
+
+ private:
+  // Not a static member: one of a template is initialized in no order, which may be after the library was defined.
+  static std::string& name() {
+    static std::string name;
+    return name;
+  }
+
+  template <typename Function>
+  static void implement(torch::Library& library, c10::DispatchKey key, Function* kernel) {
+    library.impl(name().c_str(), torch::dispatch(key, kernel));
+  }
+
+  static const auto& handle() {
+    static const auto handle = c10::Dispatcher::singleton()
+                                   .findSchemaOrThrow(("ste::" + name()).c_str(), "")
+                                   .template typed<at::Tensor(const at::Tensor&, Args...)>();
+    return handle;
+  }
+
+  static void check(const at::Tensor& x, const std::remove_reference_t<Args>&... args) {
+    check_dtype(name().c_str(), "x", x);
+    size_t position = 0;
+    (check_argument(++position, args, x), ...);
+  }
+
+  static void check_argument(size_t position, const at::Tensor& bound, const at::Tensor& x) {
+    check_bound(name().c_str(), handle().schema().arguments()[position].name().c_str(), bound, x);
+  }
+
+  template <typename T>
+  static void check_argument(size_t, const T&, const at::Tensor&) {}
+
+  template <auto Kernel>
+  static at::Tensor forward(const at::Tensor& x, Args... args) {
+    check(x, args...);
+    return Kernel(x, args...);
+  }
+
+  static at::Tensor autograd(c10::DispatchKeySet keys, const at::Tensor& x, Args... args) {
+    const auto below = [&] {
+      const at::AutoDispatchBelowADInplaceOrView guard;
+      return handle().redispatch(keys & c10::after_autograd_keyset, x, args...);
+    };
+    return Gradient::record(below, x, args...);
+  }
+
+  static at::Tensor batched(const at::Tensor& x, Args... args) {
+    const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKey::FuncTorchBatched);
+    check(x, args...);  // here, where the shapes are those that the caller sees
+    const Batch batch(x, args...);
+    return batch.output(handle().call(batch.input(x), batch.argument(args)...));
+  }
+
+};
+
+}  // namespace ste

@@ -1,0 +1,177 @@
+// The eager call from Python: one function per op, at the cost of torch.round.
+//
+// torch.ops.ste.<op> is correct too, and takes half as long again: it looks up attributes and boxes every argument. These
+// functions unpack their arguments themselves, release the GIL and call the dispatcher through a typed handle. They take
+// `py::handle`, never a typed argument: the error with which pybind11 rejects an argument prints it, data and all.
+#include <ATen/PythonTorchFunctionTLS.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/Scalar.h>
+#include <pybind11/pybind11.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <algorithm>
+#include <array>
+#include <string>
+#include <tuple>
+#include <utility>
+
+namespace py = pybind11;
+
+namespace {
+
+using PythonArgument = py::handle;
+
+[[noreturn]] void reject(const std::string& op, const std::string& name, const char* expected, PythonArgument value) {
+  throw py::type_error(op + ": " + name + " must be " + expected + ", got " + Py_TYPE(value.ptr())->tp_name);
+}
+
+// One specialization per type of argument: how a schema spells it, and how it is read from Python.
+template <typename T>
+struct Argument;
+
+template <>
+struct Argument<at::Tensor> {
+  static constexpr auto kind = c10::TypeKind::TensorType;
+  using Passed = const at::Tensor&;
+  static const at::Tensor& read(const std::string& op, const std::string& name, PythonArgument value) {
+    if (!THPVariable_Check(value.ptr())) {
+      reject(op, name, "a Tensor", value);
+    }
+    return THPVariable_Unpack(value.ptr());
+  }
+};
+
+// A Python or NumPy number; a Tensor is none, although it has __float__ too.
+py::object number(const std::string& op, const std::string& name, PythonArgument value) {
+  PyObject* const object = value.ptr();
+  if (!THPVariable_Check(object)) {
+    if (PyObject* const integer = PyIndex_Check(object) ? PyNumber_Index(object) : nullptr) {
+      return py::reinterpret_steal<py::object>(integer);
+    }
+    PyErr_Clear();
+    const auto* const as_number = Py_TYPE(object)->tp_as_number;
+    if (as_number != nullptr && as_number->nb_float != nullptr) {
+      if (PyObject* const real = PyNumber_Float(object)) {
+        return py::reinterpret_steal<py::object>(real);
+      }
+      PyErr_Clear();
+    }
+  }
+  reject(op, name, "a number", value);
+}
+
+template <>
+struct Argument<double> {
+  static constexpr auto kind = c10::TypeKind::FloatType;
+  using Passed = double;
+  static double read(const std::string& op, const std::string& name, PythonArgument value) {
+    if (PyFloat_CheckExact(value.ptr())) {
+      return PyFloat_AS_DOUBLE(value.ptr());
+    }
+    return PyFloat_AsDouble(number(op, name, value).ptr());
+  }
+};
+
+template <>
+struct Argument<at::Scalar> {
+  static constexpr auto kind = c10::TypeKind::NumberType;
+  using Passed = const at::Scalar&;
+  static at::Scalar read(const std::string& op, const std::string& name, PythonArgument value) {
+    if (PyFloat_CheckExact(value.ptr())) {
+      return PyFloat_AS_DOUBLE(value.ptr());
+    }
+    const auto read = number(op, name, value);
+    if (PyLong_Check(read.ptr())) {
+      int overflow = 0;
+      const long long integer = PyLong_AsLongLongAndOverflow(read.ptr(), &overflow);
+      if (overflow == 0) {
+        return static_cast<int64_t>(integer);
+      }
+    }
+    return PyFloat_AsDouble(read.ptr());
+  }
+};
+
+// Neither a subclass nor a mode can ask for __torch_function__ where every argument is of one of these types. (torch
+// has a function for the question, and does not export it.)
+template <typename... Objects>
+bool may_be_overridden(Objects... objects) {
+  const auto is_plain = [](PyTypeObject* type) {
+    return THPVariable_CheckTypeExact(type) || type == &PyFloat_Type || type == &PyLong_Type;
+  };
+  return at::impl::torch_function_mode_enabled() || !(is_plain(Py_TYPE(objects.ptr())) && ...);
+}
+
+template <typename>
+using Object = PythonArgument;
+
+// An eager function for the ops whose arguments after x are `Arguments...`.
+template <typename... Arguments>
+struct Caller {
+  static bool matches(const c10::FunctionSchema& schema) {
+    const std::array kinds{c10::TypeKind::TensorType, Argument<Arguments>::kind...};
+    return std::equal(
+        kinds.begin(), kinds.end(), schema.arguments().begin(), schema.arguments().end(),
+        [](c10::TypeKind kind, const c10::Argument& argument) { return argument.type()->kind() == kind; });
+  }
+
+  static py::object make(const c10::OperatorHandle& op, const py::object& overridable) {
+    const auto handle = op.typed<at::Tensor(const at::Tensor&, typename Argument<Arguments>::Passed...)>();
+    return py::cpp_function([handle, overridable](PythonArgument x, Object<Arguments>... arguments) {
+      if (may_be_overridden(x, arguments...)) {
+        const auto overrides = py::module_::import("torch.overrides");
+        const auto relevant = py::make_tuple(x, arguments...);
+        if (overrides.attr("has_torch_function")(relevant).template cast<bool>()) {
+          return py::object(overrides.attr("handle_torch_function")(overridable, relevant, x, arguments...));
+        }
+      }
+      return call(handle, std::index_sequence_for<Arguments...>(), x, arguments...);
+    });
+  }
+
+ private:
+  template <typename Handle, size_t... Positions>
+  static py::object call(
+      const Handle& handle, std::index_sequence<Positions...>, PythonArgument x, Object<Arguments>... objects) {
+    HANDLE_TH_ERRORS
+    const auto name = [&](size_t position) -> const std::string& {
+      return handle.schema().arguments()[position].name();
+    };
+    const std::string op = handle.operator_name().name.substr(std::size("ste::") - 1);
+    const at::Tensor& tensor = Argument<at::Tensor>::read(op, name(0), x);
+    const std::tuple<decltype(Argument<Arguments>::read(op, op, objects))...> arguments{
+        Argument<Arguments>::read(op, name(Positions + 1), objects)...};
+    const auto y = [&] {
+      const py::gil_scoped_release no_gil;
+      return handle.call(tensor, std::get<Positions>(arguments)...);
+    }();
+    return py::reinterpret_steal<py::object>(THPVariable_Wrap(y));
+    END_HANDLE_TH_ERRORS_PYBIND
+  }
+};
+
+template <typename... Callers>
+py::object first_match(const c10::OperatorHandle& op, const py::object& overridable) {
+  py::object result;
+  const bool found = ((Callers::matches(op.schema()) && (result = Callers::make(op, overridable), true)) || ...);
+  TORCH_CHECK(found, "no eager call is written for the signature ", op.schema());
+  return result;
+}
+
+py::object function(const std::string& name, const py::object& overridable) {
+  HANDLE_TH_ERRORS
+  const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(("ste::" + name).c_str(), "");
+  return first_match<
+      Caller<>, Caller<double>, Caller<at::Scalar, at::Scalar>, Caller<at::Tensor, at::Tensor>>(op, overridable);
+  END_HANDLE_TH_ERRORS_PYBIND
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, module) {
+  module.def(
+      "function", &function, py::arg("name"), py::arg("overridable"),
+      "The eager call of the op `name`; `overridable` is the function that __torch_function__ is told of.");
+}

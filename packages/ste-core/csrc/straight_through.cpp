@@ -1,0 +1,102 @@
+// The straight-through ops: each is a forward and a line of registration. The gradient is one for all of them.
+#include "node.h"
+#include "op.h"
+#include "tensor_clamp.h"
+
+#include <ATen/ops/ceil.h>
+#include <ATen/ops/clamp.h>
+#include <ATen/ops/floor.h>
+#include <ATen/ops/round.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/sign.h>
+#include <ATen/ops/where.h>
+#include <torch/csrc/autograd/functions/utils.h>
+
+namespace ste {
+namespace {
+
+using torch::autograd::variable_list;
+
+// The gradient that comes out is the tensor that went in; nothing is saved.
+struct StraightThroughBackward final : torch::autograd::Node {
+  variable_list apply(variable_list&& gradients) override { return std::move(gradients); }
+
+  std::string name() const override { return "StraightThroughBackward"; }
+};
+
+struct StraightThrough {
+  template <typename Below, typename... Args>
+  static at::Tensor record(const Below& below, const at::Tensor& x, const Args&...) {
+    namespace autograd = torch::autograd;
+    const bool differentiable = autograd::isDifferentiableType(x.scalar_type());
+    at::Tensor y = below();
+    if (differentiable && autograd::compute_requires_grad(x)) {
+      const auto node = make_node<StraightThroughBackward>();
+      node->set_next_edges(autograd::collect_next_edges(x));
+      autograd::set_history(y, node);
+    }
+    if (differentiable && autograd::isFwGradDefined(x)) {
+      y._set_fw_grad(x._fw_grad(/*level=*/0), /*level=*/0, /*is_inplace_op=*/false);
+    }
+    return y;
+  }
+};
+
+at::Tensor round(const at::Tensor& x) {
+  return at::round(x);
+}
+
+at::Tensor ceil(const at::Tensor& x) {
+  return at::ceil(x);
+}
+
+at::Tensor floor(const at::Tensor& x) {
+  return at::floor(x);
+}
+
+at::Tensor ternary_sign(const at::Tensor& x) {
+  return at::sign(x);
+}
+
+at::Tensor binary_sign(const at::Tensor& x, double low) {
+  check_value("binary_sign_ste", "low", low, x);
+  return at::where(x.ge(0), at::scalar_tensor(1, x.options()), at::scalar_tensor(low, x.options()));
+}
+
+struct ScalarBounds {
+  ScalarBounds(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val)
+      : min(bound_in_dtype("scalar_clamp_ste", "min_val", min_val, x)),
+        max(bound_in_dtype("scalar_clamp_ste", "max_val", max_val, x)) {}
+  at::Scalar min;
+  at::Scalar max;
+};
+
+// Not at::clamp: inductor turns that into minimum and maximum, which give clamp(-0.0, 0.0, 1.0) the sign of the bound.
+at::Tensor scalar_clamp(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val) {
+  const ScalarBounds bound(x, min_val, max_val);
+  const auto is_nan = x.ne(x);
+  const auto raised = at::where(x.ge(bound.min).logical_or(is_nan), x, bound.min);
+  return at::where(raised.le(bound.max).logical_or(raised.ne(raised)), raised, bound.max);
+}
+
+at::Tensor scalar_clamp_kernel(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val) {
+  const ScalarBounds bound(x, min_val, max_val);
+  return at::clamp(x, bound.min, bound.max);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(ste, library) {
+  Op<StraightThrough, round>::define(library, "round_ste(Tensor x) -> Tensor");
+  Op<StraightThrough, ceil>::define(library, "ceil_ste(Tensor x) -> Tensor");
+  Op<StraightThrough, floor>::define(library, "floor_ste(Tensor x) -> Tensor");
+  Op<StraightThrough, binary_sign>::define(library, "binary_sign_ste(Tensor x, float low=0.0) -> Tensor");
+  Op<StraightThrough, ternary_sign>::define(library, "ternary_sign_ste(Tensor x) -> Tensor");
+  using ScalarClamp = Op<StraightThrough, scalar_clamp>;
+  ScalarClamp::define(library, "scalar_clamp_ste(Tensor x, Scalar min_val, Scalar max_val) -> Tensor");
+  ScalarClamp::accelerate<scalar_clamp_kernel>(library, {c10::DispatchKey::CPU, c10::DispatchKey::CUDA});
+  Op<StraightThrough, tensor_clamp>::define(
+      library, "tensor_clamp_ste(Tensor x, Tensor min_val, Tensor max_val) -> Tensor");
+}
+
+}  // namespace ste

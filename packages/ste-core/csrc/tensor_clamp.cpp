@@ -1,0 +1,112 @@
+// tensor_clamp: the clamp that is differentiable in x and in both bounds, by a rule of its own. (torch.clamp's rule at a
+// bound is not the same in every torch: 1 in 2.13; 0 or one half in 2.14.)
+#include "tensor_clamp.h"
+
+#include "node.h"
+#include "op.h"
+
+#include <ATen/ops/clamp.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/where.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/saved_variable.h>
+
+namespace ste {
+namespace {
+
+using torch::autograd::SavedVariable;
+using torch::autograd::variable_list;
+
+// Which of the three arguments each element of the result, and so of the gradient, belongs to.
+struct Owner {
+  Owner(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val)
+      : is_x(x.ge(min_val).logical_and(x.le(max_val))),
+        is_max(x.gt(max_val).logical_or(min_val.gt(max_val))),
+        is_min(x.lt(min_val).logical_and(is_max.logical_not())) {}
+
+  at::Tensor is_x;
+  at::Tensor is_max;
+  at::Tensor is_min;
+};
+
+class TensorClampBackward final : public torch::autograd::Node {
+ public:
+  TensorClampBackward(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val)
+      : x_(x, /*is_output=*/false), min_(min_val, /*is_output=*/false), max_(max_val, /*is_output=*/false) {}
+
+  variable_list apply(variable_list&& gradients) override {
+    const auto& g = gradients[0];
+    if (!g.defined()) {
+      return variable_list(3);
+    }
+    const auto x = x_.unpack();
+    const auto min_val = min_.unpack();
+    const auto max_val = max_.unpack();
+    const Owner owner(x, min_val, max_val);
+    const auto widest =
+        at::promote_types(at::promote_types(x.scalar_type(), min_val.scalar_type()), max_val.scalar_type());
+    const auto bound_gradient = [&](const at::Tensor& mask, const at::Tensor& bound) {
+      return at::where(mask, g, 0).to(widest).sum_to_size_symint(bound.sym_sizes()).to(bound.scalar_type());
+    };
+    return {
+        task_should_compute_output(0) ? at::where(owner.is_x, g, 0) : at::Tensor(),
+        task_should_compute_output(1) ? bound_gradient(owner.is_min, min_val) : at::Tensor(),
+        task_should_compute_output(2) ? bound_gradient(owner.is_max, max_val) : at::Tensor(),
+    };
+  }
+
+  std::string name() const override { return "TensorClampBackward"; }
+
+  void release_variables() override {
+    x_.reset_data();
+    min_.reset_data();
+    max_.reset_data();
+  }
+
+ private:
+  SavedVariable x_;
+  SavedVariable min_;
+  SavedVariable max_;
+};
+
+at::Tensor tangent_or_zero(const at::Tensor& tensor) {
+  const auto& tangent = tensor._fw_grad(/*level=*/0);
+  return tangent.defined() ? tangent : at::scalar_tensor(0, tensor.options());
+}
+
+struct ClampGradient {
+  template <typename Below>
+  static at::Tensor record(
+      const Below& below, const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
+    namespace autograd = torch::autograd;
+    const bool differentiable = autograd::isDifferentiableType(x.scalar_type());
+    at::Tensor y = below();
+    if (differentiable && autograd::compute_requires_grad(x, min_val, max_val)) {
+      const auto node = make_node<TensorClampBackward>(x, min_val, max_val);
+      node->set_next_edges(autograd::collect_next_edges(x, min_val, max_val));
+      autograd::set_history(y, node);
+    }
+    if (differentiable && (autograd::isFwGradDefined(x) || autograd::isFwGradDefined(min_val) ||
+                           autograd::isFwGradDefined(max_val))) {
+      const Owner owner(x, min_val, max_val);
+      const auto bound = at::where(owner.is_max, tangent_or_zero(max_val), tangent_or_zero(min_val));
+      const auto tangent =
+          at::where(owner.is_x, tangent_or_zero(x), at::where(owner.is_max.logical_or(owner.is_min), bound, 0));
+      y._set_fw_grad(tangent.to(x.scalar_type()), /*level=*/0, /*is_inplace_op=*/false);
+    }
+    return y;
+  }
+};
+
+}  // namespace
+
+at::Tensor tensor_clamp(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
+  const auto dtype = x.scalar_type();
+  return at::clamp(x, bound_in_dtype(Side::min, min_val, dtype), bound_in_dtype(Side::max, max_val, dtype));
+}
+
+TORCH_LIBRARY_FRAGMENT(ste, library) {
+  Op<ClampGradient, tensor_clamp>::define(library, "tensor_clamp(Tensor x, Tensor min_val, Tensor max_val) -> Tensor");
+}
+
+}  // namespace ste

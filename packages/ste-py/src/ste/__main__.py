@@ -1,0 +1,39 @@
+"""``python -m ste``: what a bug report needs."""
+
+import platform
+import sys
+
+import torch
+
+import ste
+from ste._backend import native
+
+
+def main() -> None:
+    print(f"backend   {ste.backend()}")
+    print(f"ste-py    {ste.__version__}")
+    print(f"ste-core  {_describe_core()}")
+    print(f"torch     {torch.__version__} (CUDA {torch.version.cuda or 'none'})")
+    print(f"python    {platform.python_version()} ({sys.executable})")
+    print(f"platform  {platform.platform()}")
+
+
+def _describe_core() -> str:
+    try:
+        import ste_core
+
+        builds = ste_core.builds()
+    except ModuleNotFoundError:
+        return "not installed"
+    except (AttributeError, ImportError, OSError, TypeError, ValueError) as error:
+        return f"damaged: {error}"
+    lines = [
+        f"for torch {build.torch}, Python {build.python}, {build.compiler}, CUDA {build.cuda or 'none'}"
+        for build in builds
+    ]
+    loaded = "loaded" if native is not None else "not loaded"
+    return f"{ste_core.__version__} ({loaded}), built " + ("; ".join(lines) or "for nothing")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""What an op accepts: the rules of ``csrc/arguments.cpp`` and of the native call, in Python and in the same words."""
+
+import ctypes
+import math
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_SUPPORTED = frozenset(_FLOATING + _INTEGER)
+_INT64 = torch.iinfo(torch.int64)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def check_tensor(op: str, name: str, value: object) -> None:
+    """A Tensor of one of the supported dtypes."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
+    if value.dtype not in _SUPPORTED:
+        raise TypeError(
+            f"{op}: {name} has dtype {_name(value.dtype)}; supported are float64, float32, float16, bfloat16, int64, "
+            "int32, int16, int8 and uint8"
+        )
+
+
+def checked(op: str, x: Tensor) -> Tensor:
+    """x, if the op takes it."""
+    check_tensor(op, "x", x)
+    return x
+
+
+def check_bounds(op: str, x: Tensor, min_val: Tensor, max_val: Tensor) -> None:
+    """Bounds live on x's device and broadcast to x's shape, never beyond it."""
+    check_tensor(op, "x", x)
+    for name, bound in (("min_val", min_val), ("max_val", max_val)):
+        check_tensor(op, name, bound)
+        if bound.device != x.device:
+            raise RuntimeError(f"{op}: {name} is on {bound.device}, but x is on {x.device}")
+        trailing = x.shape[x.dim() - bound.dim() :] if bound.dim() <= x.dim() else ()
+        fits = len(trailing) == bound.dim() and all(b == s or b == 1 for b, s in zip(bound.shape, trailing))
+        if not fits:
+            raise RuntimeError(
+                f"{op}: {name} of shape {list(bound.shape)} does not broadcast to x's shape {list(x.shape)}"
+            )
+
+
+def number(op: str, name: str, value: Any) -> int | float:
+    """A Python or NumPy number; a Tensor is none, although it converts to one."""
+    if not isinstance(value, Tensor):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+        if hasattr(type(value), "__float__"):
+            try:
+                return float(value)
+            except TypeError:
+                pass
+    raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
+
+
+def scalar_bound(op: str, name: str, value: Any, x: Tensor) -> int | float:
+    """The value that a bound stands for in x's dtype.
+
+    For a floating x, what the dtype cannot hold is rounded as a cast rounds it (torch.clamp refuses it: "value cannot
+    be converted to type at::Half without overflow"). An integer x needs a whole number; past the end of the dtype's
+    range, it is that end.
+    """
+    if isinstance(value, (torch.SymInt, torch.SymFloat)):
+        return value  # a compiler's symbol: to look at its value would specialize the graph to it
+    value = number(op, name, value)
+    if x.is_floating_point():
+        return _rounded(float(value), torch.finfo(x.dtype))
+    info = torch.iinfo(x.dtype)
+    if isinstance(value, float) and not math.isinf(value) and not value.is_integer():
+        raise ValueError(f"{op}: {name}={value:g} is not an integer, but x is {_name(x.dtype)}")
+    return int(min(max(value, info.min), info.max))
+
+
+def _rounded(value: float, info: torch.finfo) -> float:
+    if abs(value) <= info.max or not math.isfinite(value):
+        return value
+    if info.bits < 64:
+        value = ctypes.c_float(value).value
+    half_ulp = info.max * info.eps / (2 - info.eps) / 2
+    return math.copysign(info.max if abs(value) < info.max + half_ulp else math.inf, value)
+
+
+def tensor_bound(bound: Tensor, dtype: torch.dtype, *, is_min: bool) -> Tensor:
+    """The bound in x's dtype; for an integer x rounded inwards, and the range's end where it is past it."""
+    if bound.dtype == dtype or dtype.is_floating_point:
+        return bound.to(dtype)
+    if bound.is_floating_point():
+        wide = bound.to(torch.float64)
+        whole = wide.ceil() if is_min else wide.floor()
+        # The largest double below 2^63, then the end itself: a cast from 2^63 would be undefined.
+        cast = whole.clamp(-(2.0**63), math.nextafter(2.0**63, 0.0)).to(torch.int64)
+        bound = torch.where(whole >= 2.0**63, _INT64.max, cast)
+    info = torch.iinfo(dtype)
+    return bound.to(torch.int64).clamp(info.min, info.max).to(dtype)
+
+
+def exact_value(op: str, name: str, value: Any, x: Tensor) -> float:
+    """A value that has to be represented exactly when x is an integer tensor."""
+    value = float(number(op, name, value))
+    if not x.is_floating_point():
+        info = torch.iinfo(x.dtype)
+        if not (math.isfinite(value) and value.is_integer() and info.min <= value <= info.max):
+            raise ValueError(f"{op}: {name}={value:g} has no {_name(x.dtype)} value")
+    return value

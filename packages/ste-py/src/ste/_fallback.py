@@ -1,0 +1,152 @@
+"""The Python backend: the ops, registered with PyTorch's dispatcher from Python as ste-core registers them from C++.
+
+The schemas are the same, so what was compiled, exported or scripted under one backend runs under the other. A call in
+plain eager mode does not take that way: it goes straight to the op's autograd Function.
+
+Why not the Function alone: torch.compile of torch.func.grad, vmap(grad), jvp or hessian over a Python Function gives
+zeros and no error, refuses one that has a jvp, and a Function exports as its forward, without its gradient.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import (
+    _AutoDispatchBelowAutograd,
+    _after_autograd_keyset,
+    _are_functorch_transforms_active,
+    _get_tracing_state,
+    _is_fwd_grad_enabled,
+    _is_torch_function_mode_enabled,
+    _len_torch_dispatch_stack,
+)
+from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch.autograd import Function
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
+from torch.autograd.function import _SingleLevelFunction
+from torch.overrides import handle_torch_function, has_torch_function
+
+from ste._arguments import check_tensor, number
+from ste._batching import batch_first
+from ste.autograd_ops import _StraightThrough
+
+_library = torch.library.Library("ste", "FRAGMENT")
+_PLAIN = frozenset((Tensor, torch.nn.Parameter, float, int))
+
+
+def eager_function(name: str, overridable: Callable[..., Tensor], function: type[Function]) -> Callable[..., Tensor]:
+    """The eager call of an op, which this also defines.
+
+    Args:
+        name: The op.
+        overridable: The function that ``__torch_function__`` is told of.
+        function: The op's autograd class.
+    """
+    if not hasattr(torch.ops.ste, name):  # another package may have loaded ste-core's library by itself
+        _define(name, function)
+    op = getattr(torch.ops.ste, name).default
+    # Function.apply binds default arguments with inspect.signature at every call, and costs 11 times torch.round; the
+    # C++ method behind it 4 times.
+    apply = super(Function, function).apply
+
+    def eager(*args: Any) -> Tensor:
+        if (
+            _PLAIN.issuperset(map(type, args))
+            and not _are_functorch_transforms_active()
+            and not _len_torch_dispatch_stack()
+            and not _is_torch_function_mode_enabled()
+            and _get_tracing_state() is None
+        ):
+            return apply(*args)
+        if has_torch_function(args):
+            return handle_torch_function(overridable, args, *args)
+        return op(*_read(name, op, args))
+
+    return eager
+
+
+def _read(name: str, op: Any, args: tuple[Any, ...]) -> list[Any]:
+    """The arguments as the dispatcher takes them. Its own error would be in other words than the native backend's."""
+    read = []
+    for argument, value in zip(op._schema.arguments, args):
+        if isinstance(argument.type, torch.TensorType):
+            check_tensor(name, argument.name, value)
+        elif not isinstance(value, (torch.SymInt, torch.SymFloat)):
+            value = number(name, argument.name, value)
+        read.append(value)
+    return read
+
+
+def _define(name: str, function: type[Function]) -> None:
+    composite = getattr(function, "decomposition", function.forward)
+    schema = torch.library.infer_schema(function.forward, mutates_args=())
+    _library.define(f"{name}{schema}", tags=(torch.Tag.pointwise, torch.Tag.pt2_compliant_tag))
+    op = getattr(torch.ops.ste, name).default
+
+    if issubclass(function, _StraightThrough):
+        unreachable = _register_autograd(name, _straight_through(op))
+        composite = _refusing(name, composite, unreachable)
+    # Otherwise the composite kernel has the right gradient by itself.
+    _library.impl(name, composite, "CompositeImplicitAutograd")
+
+    def batching_rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+        return op(*batch_first(info.batch_size, in_dims, args)), 0
+
+    torch.library.register_vmap(op, batching_rule, lib=_library)
+
+
+class _Redispatch(_SingleLevelFunction):
+    """The autograd node of one level: functorch's own kind of Function, which a kernel may apply."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, below: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
+        return below()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return g, None
+
+    @staticmethod
+    def jvp(ctx: Any, x_tangent: Tensor, _: None) -> Tensor:  # type: ignore[override]
+        return x_tangent
+
+
+def _straight_through(op: Any) -> Callable[..., Tensor]:
+    """The autograd kernel: records a node, and redispatches to the op itself, so that the next level finds the op."""
+
+    def kernel(keyset: Any, x: Tensor, *args: Any) -> Tensor:
+        grad_mode, forward_mode = torch.is_grad_enabled(), _is_fwd_grad_enabled()
+
+        def below() -> Tensor:
+            # A Function's forward runs with both modes off, and the levels below would take that for theirs.
+            with _AutoDispatchBelowAutograd(), torch.set_grad_enabled(grad_mode), _set_fwd_grad_enabled(forward_mode):
+                return op.redispatch(keyset & _after_autograd_keyset, x, *args)
+
+        with enable_single_level_autograd_function():
+            return _Redispatch.apply(x, below)
+
+    return kernel
+
+
+def _register_autograd(name: str, kernel: Callable[..., Tensor]) -> set[str]:
+    """Register at every autograd key that Python can name; returns the device types of those that it cannot."""
+    unreachable = set()
+    for key in torch._C.DispatchKey.__members__:
+        if key.startswith("Autograd") and key not in ("Autograd", "AutogradFunctionality"):
+            try:
+                _library.impl(name, kernel, key, with_keyset=True)
+            except RuntimeError:  # "could not parse dispatch key": torch 2.14 has no name for three of them
+                unreachable.add(key.removeprefix("Autograd").lower())
+    return unreachable
+
+
+def _refusing(name: str, composite: Callable[..., Tensor], devices: set[str]) -> Callable[..., Tensor]:
+    """The composite kernel, but where it would be differentiated in the op's place: that gradient would be zero."""
+
+    def kernel(x: Tensor, *args: Any) -> Tensor:
+        if x.device.type in devices and x.requires_grad and torch.is_grad_enabled():
+            raise NotImplementedError(f"{name}: the Python backend has no gradient on {x.device.type}; ste-core has")
+        return composite(x, *args)
+
+    return kernel

@@ -1,0 +1,44 @@
+"""From a public function to what it calls: the chosen backend's eager call, made transparent to torch's compilers."""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, ParamSpec
+
+import torch
+import wrapt
+from torch import Tensor
+from torch.autograd import Function
+from torch.jit._builtins import _register_builtin
+
+from ste import _fallback
+from ste._backend import native
+
+P = ParamSpec("P")
+
+
+def implement(public: Callable[P, Tensor], function: type[Function]) -> Callable[P, Tensor]:
+    """What `public` calls in eager mode: one callable, with all of its arguments by position.
+
+    Args:
+        public: The function that users call, named as the op is.
+        function: The op's autograd class.
+    """
+    name = public.__name__
+    if native is None:
+        eager = _fallback.eager_function(name, public, function)
+    else:
+        eager = native.function(name, public)
+    op = getattr(torch.ops.ste, name).default
+
+    # TorchScript compiles a call of it as a call of the op.
+    _register_builtin(eager, f"ste::{name}")
+
+    # Dynamo traces the op in its place. Importing torch._dynamo takes 1.5 s, so this waits until somebody needs it.
+    @wrapt.when_imported("torch._dynamo")
+    def substitute(_: ModuleType) -> None:
+        def traced(*args: Any) -> Tensor:
+            return op(*args)
+
+        torch.compiler.substitute_in_graph(eager, skip_signature_check=True)(traced)
+
+    return eager

@@ -1,0 +1,201 @@
+"""The ops as :class:`torch.autograd.Function` classes: the pure-Python backend.
+
+They are always importable and usable through ``.apply``, whatever backend the functions of :mod:`ste` run on, and they
+support ``torch.func``, ``vmap`` and forward-mode AD. The functions (:func:`ste.round_ste` and so on) are what to call:
+they are cheaper, take keyword arguments, and work under ``torch.compile``, which refuses a Function that supports
+forward-mode AD.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from ste._arguments import check_bounds, checked, exact_value, scalar_bound, tensor_bound
+from ste._batching import batch_first
+
+__all__ = [
+    "binary_sign_ste_fn",
+    "ceil_ste_fn",
+    "floor_ste_fn",
+    "round_ste_fn",
+    "scalar_clamp_ste_fn",
+    "tensor_clamp_fn",
+    "tensor_clamp_ste_fn",
+    "ternary_sign_ste_fn",
+]
+
+
+class _ElementwiseFunction(Function):
+    """A Function of x and of what broadcasts to x's shape."""
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:  # type: ignore[override]
+        return cls.apply(*batch_first(info.batch_size, in_dims, args)), 0
+
+
+class _StraightThrough(_ElementwiseFunction):
+    """The gradient to x is the gradient that comes in; every other argument gets None."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Nothing is saved."""
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return g, None, None  # one for each argument that any of the ops has; autograd drops the surplus
+
+    @staticmethod
+    def jvp(ctx: Any, x_tangent: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+        return x_tangent
+
+
+class round_ste_fn(_StraightThrough):
+    """Autograd class of :func:`ste.round_ste`."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.round(checked("round_ste", x))
+
+
+class ceil_ste_fn(_StraightThrough):
+    """Autograd class of :func:`ste.ceil_ste`."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.ceil(checked("ceil_ste", x))
+
+
+class floor_ste_fn(_StraightThrough):
+    """Autograd class of :func:`ste.floor_ste`."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.floor(checked("floor_ste", x))
+
+
+class ternary_sign_ste_fn(_StraightThrough):
+    """Autograd class of :func:`ste.ternary_sign_ste`."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.sign(checked("ternary_sign_ste", x))
+
+
+class binary_sign_ste_fn(_StraightThrough):
+    """Autograd class of :func:`ste.binary_sign_ste`."""
+
+    @staticmethod
+    def forward(x: Tensor, low: float = 0.0) -> Tensor:
+        checked("binary_sign_ste", x)
+        low = exact_value("binary_sign_ste", "low", low, x)
+        return torch.where(x >= 0, torch.scalar_tensor(1, dtype=x.dtype, device=x.device), low).to(x.dtype)
+
+
+class scalar_clamp_ste_fn(_StraightThrough):
+    """Autograd class of :func:`ste.scalar_clamp_ste`."""
+
+    @staticmethod
+    def forward(x: Tensor, min_val: torch.types.Number, max_val: torch.types.Number) -> Tensor:
+        return torch.clamp(x, *_scalar_bounds(x, min_val, max_val))
+
+    @staticmethod
+    def decomposition(x: Tensor, min_val: torch.types.Number, max_val: torch.types.Number) -> Tensor:
+        """What compilers see. inductor turns torch.clamp into minimum and maximum, which give clamp(-0.0, 0.0, 1.0)
+        the sign of the bound.
+        """
+        lower, upper = _scalar_bounds(x, min_val, max_val)
+        raised = torch.where((x >= lower) | (x != x), x, lower)
+        return torch.where((raised <= upper) | (raised != raised), raised, upper)
+
+
+class tensor_clamp_ste_fn(_StraightThrough):
+    """Autograd class of :func:`ste.tensor_clamp_ste`."""
+
+    @staticmethod
+    def forward(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
+        check_bounds("tensor_clamp_ste", x, min_val, max_val)
+        return _tensor_clamp(x, min_val, max_val)
+
+
+class tensor_clamp_fn(_ElementwiseFunction):
+    """Autograd class of :func:`ste.tensor_clamp`."""
+
+    @staticmethod
+    def forward(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
+        check_bounds("tensor_clamp", x, min_val, max_val)
+        return _tensor_clamp(x, min_val, max_val)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, min_val, max_val = ctx.saved_tensors
+        is_x, is_min, is_max = _owners(x, min_val, max_val)
+        widest = _widest(x, min_val, max_val)
+
+        def bound_gradient(mask: Tensor, bound: Tensor) -> Tensor:
+            return torch.where(mask, g, 0).to(widest).sum_to_size(bound.shape).to(bound.dtype)
+
+        needs_x, needs_min, needs_max = ctx.needs_input_grad
+        return (
+            torch.where(is_x, g, 0) if needs_x else None,
+            bound_gradient(is_min, min_val) if needs_min else None,
+            bound_gradient(is_max, max_val) if needs_max else None,
+        )
+
+    @staticmethod
+    def jvp(  # type: ignore[override]
+        ctx: Any, x_tangent: Tensor | None, min_tangent: Tensor | None, max_tangent: Tensor | None
+    ) -> Tensor:
+        x, min_val, max_val = ctx.saved_tensors
+        is_x, is_min, is_max = _owners(x, min_val, max_val)
+        zero = torch.zeros((), dtype=x.dtype, device=x.device)
+        tangent = torch.where(is_x, zero if x_tangent is None else x_tangent, zero)
+        tangent = torch.where(is_min, zero if min_tangent is None else min_tangent, tangent)
+        return torch.where(is_max, zero if max_tangent is None else max_tangent, tangent).to(x.dtype)
+
+    @staticmethod
+    def decomposition(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
+        """The same values and the same gradients from operations of torch alone, at every level of every transform."""
+        check_bounds("tensor_clamp", x, min_val, max_val)
+        if not x.is_floating_point():
+            return _tensor_clamp(x, min_val, max_val)
+        is_x, is_min, is_max = _owners(x, min_val, max_val)
+        widest = _widest(x, min_val, max_val)
+        y = _tensor_clamp(x.detach(), min_val.detach(), max_val.detach()).to(widest)  # NaN, and nothing else, remains
+        y = torch.where(is_x, x.to(widest), y)
+        y = torch.where(is_min, min_val.to(widest), y)
+        return torch.where(is_max, max_val.to(widest), y).to(x.dtype)
+
+
+def _scalar_bounds(x: Tensor, min_val: Any, max_val: Any) -> tuple[int | float, int | float]:
+    checked("scalar_clamp_ste", x)
+    return (
+        scalar_bound("scalar_clamp_ste", "min_val", min_val, x),
+        scalar_bound("scalar_clamp_ste", "max_val", max_val, x),
+    )
+
+
+def _tensor_clamp(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
+    lower = tensor_bound(min_val, x.dtype, is_min=True)
+    return torch.clamp(x, lower, tensor_bound(max_val, x.dtype, is_min=False))
+
+
+def _owners(x: Tensor, min_val: Tensor, max_val: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which of the three arguments each element of the result, and so of the gradient, belongs to."""
+    is_x = (x >= min_val) & (x <= max_val)
+    is_max = (x > max_val) | (min_val > max_val)
+    return is_x, (x < min_val) & ~is_max, is_max
+
+
+def _widest(*tensors: Tensor) -> torch.dtype:
+    """The dtype in which gradients to the bounds are summed."""
+    dtype = tensors[0].dtype
+    for tensor in tensors[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype

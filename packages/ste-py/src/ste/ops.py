@@ -1,0 +1,141 @@
+"""The differentiable clamp, and the ends of integer ranges."""
+
+import torch
+from torch import Tensor
+
+from ste._implement import implement
+from ste.autograd_ops import tensor_clamp_fn
+
+__all__ = ["max_int", "max_uint", "min_int", "tensor_clamp"]
+
+
+def tensor_clamp(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
+    r"""Clamp between two tensors, differentiable in all three.
+
+    .. math::
+        y = \min(\max(x, \mathit{min\_val}), \mathit{max\_val})
+
+    The gradient :math:`g` of an element goes wholly to one of the three: to x where
+    :math:`\mathit{min\_val} \le x \le \mathit{max\_val}` (a value at a bound belongs to x), to ``min_val`` where x is
+    below it, to ``max_val`` where x is above it or where ``min_val > max_val``. To each bound it is summed to the
+    bound's own shape, in the widest of the three dtypes. The rule is the same with every torch; that of
+    :func:`torch.clamp` at a bound is not.
+
+    The forward is that of :func:`ste.tensor_clamp_ste`. Where x or a bound is NaN, the result is NaN and no argument
+    gets a gradient.
+
+    Args:
+        x: Any shape; a floating or integer dtype.
+        min_val: Lower bound: x's shape, or any that broadcasts to it; any supported dtype.
+        max_val: Upper bound; as ``min_val``.
+
+    Returns:
+        Tensor of x's shape, dtype, device and memory format.
+
+    Raises:
+        TypeError: An argument is not a Tensor, or is boolean or complex.
+        RuntimeError: A bound does not broadcast to x's shape, or is on another device.
+
+    Example:
+        >>> x = torch.tensor([-3.0, 1.0, 5.0, 7.0], requires_grad=True)
+        >>> low = torch.tensor(-1.0, requires_grad=True)
+        >>> high = torch.tensor(1.0, requires_grad=True)
+        >>> y = ste.tensor_clamp(x, low, high)
+        >>> y.tolist()
+        [-1.0, 1.0, 1.0, 1.0]
+        >>> y.sum().backward()
+        >>> x.grad, low.grad, high.grad
+        (tensor([0., 1., 0., 0.]), tensor(1.), tensor(2.))
+    """
+    return _tensor_clamp(x, min_val, max_val)
+
+
+_tensor_clamp = implement(tensor_clamp, tensor_clamp_fn)
+
+
+def max_uint(narrow_range: bool, bit_width: Tensor | int) -> Tensor:
+    r"""Largest unsigned integer of ``bit_width`` bits.
+
+    .. math:: 2^b - 1, \quad \text{less one if } \mathit{narrow\_range}
+
+    A floating ``bit_width`` :math:`b` keeps its dtype and is differentiated as the formula is. An integer one gives an
+    int64 tensor, right for every width from 1 to 62, however narrow its own dtype. Nothing syncs with a device.
+
+    Args:
+        narrow_range: Whether to leave out the largest value.
+        bit_width: Number of bits: a tensor of any shape, or a Python int.
+
+    Returns:
+        Tensor of bit_width's shape and device.
+
+    Raises:
+        TypeError: bit_width is neither a Tensor nor an int, or is boolean or complex.
+
+    Example:
+        >>> ste.max_uint(False, 8), ste.max_uint(True, torch.tensor([2, 4]))
+        (tensor(255), tensor([ 2, 14]))
+    """
+    return _power_of_two("max_uint", bit_width, 0) - (2 if narrow_range else 1)
+
+
+def max_int(signed: bool, bit_width: Tensor | int) -> Tensor:
+    r"""Largest integer of ``bit_width`` bits.
+
+    .. math:: 2^{b-1} - 1 \text{ if } \mathit{signed}, \quad \text{else } 2^b - 1
+
+    Args:
+        signed: Whether one of the bits is the sign.
+        bit_width: Number of bits :math:`b`; see :func:`ste.max_uint`.
+
+    Returns:
+        Tensor of bit_width's shape and device.
+
+    Raises:
+        TypeError: bit_width is neither a Tensor nor an int, or is boolean or complex.
+
+    Example:
+        >>> ste.max_int(True, 8), ste.max_int(False, torch.tensor(4.0))
+        (tensor(127), tensor(15.))
+    """
+    return _power_of_two("max_int", bit_width, 1 if signed else 0) - 1
+
+
+def min_int(signed: bool, narrow_range: bool, bit_width: Tensor | int) -> Tensor:
+    r"""Smallest integer of ``bit_width`` bits.
+
+    .. math:: 0 \text{ if not } \mathit{signed}, \quad \text{else } -2^{b-1}, \text{ plus one if } \mathit{narrow\_range}
+
+    With a narrow range, three signed bits hold the symmetric [-3, 3]; without, [-4, 3].
+
+    Args:
+        signed: Whether one of the bits is the sign.
+        narrow_range: Whether to leave out the smallest value of a signed range.
+        bit_width: Number of bits :math:`b`; see :func:`ste.max_uint`.
+
+    Returns:
+        Tensor of bit_width's shape and device.
+
+    Raises:
+        TypeError: bit_width is neither a Tensor nor an int, or is boolean or complex.
+
+    Example:
+        >>> ste.min_int(True, False, 8), ste.min_int(True, True, 3), ste.min_int(False, False, 8)
+        (tensor(-128), tensor(-3), tensor(0))
+    """
+    power = _power_of_two("min_int", bit_width, 1)
+    if not signed:
+        return torch.zeros_like(power)
+    return -power + 1 if narrow_range else -power
+
+
+def _power_of_two(op: str, bit_width: Tensor | int, less: int) -> Tensor:
+    """2 ** (bit_width - less): in int64, or in bit_width's own floating dtype."""
+    if not isinstance(bit_width, Tensor):
+        if isinstance(bit_width, bool) or not isinstance(bit_width, int):
+            raise TypeError(f"{op}: bit_width must be a Tensor or an int, got {type(bit_width).__name__}")
+        bit_width = torch.tensor(bit_width)
+    if bit_width.dtype == torch.bool or bit_width.is_complex():
+        raise TypeError(f"{op}: bit_width has dtype {bit_width.dtype}")
+    if bit_width.is_floating_point():
+        return torch.exp2(bit_width - less)
+    return torch.ones_like(bit_width, dtype=torch.int64) << (bit_width.to(torch.int64) - less)

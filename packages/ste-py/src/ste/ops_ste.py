@@ -1,0 +1,261 @@
+r"""Straight-through ops: a step in the forward, the identity in the backward.
+
+Each has the gradient :math:`\partial y / \partial x = 1` everywhere: the gradient that arrives is passed on as it is,
+the same tensor, for every value of x, NaN and infinities included. The second derivative is therefore 0, and forward
+mode passes the tangent through. Nothing is saved for backward.
+
+Supported dtypes are float64, float32, float16, bfloat16, and int64, int32, int16, int8, uint8, which are computed and
+returned in their own dtype. The result has x's shape, dtype, device and memory format.
+
+Reference: Y. Bengio, N. Leonard, A. Courville, "Estimating or Propagating Gradients Through Stochastic Neurons for
+Conditional Computation", 2013, arXiv:1308.3432.
+"""
+
+from torch import Tensor
+
+from ste._implement import implement
+from ste.autograd_ops import (
+    binary_sign_ste_fn,
+    ceil_ste_fn,
+    floor_ste_fn,
+    round_ste_fn,
+    scalar_clamp_ste_fn,
+    tensor_clamp_ste_fn,
+    ternary_sign_ste_fn,
+)
+
+__all__ = [
+    "binary_sign_ste",
+    "ceil_ste",
+    "floor_ste",
+    "round_ste",
+    "scalar_clamp_ste",
+    "tensor_clamp_ste",
+    "ternary_sign_ste",
+]
+
+
+def round_ste(x: Tensor) -> Tensor:
+    r"""Round to the nearest integer, with a straight-through gradient.
+
+    .. math:: y = \operatorname{round}(x), \qquad \frac{\partial y}{\partial x} = 1
+
+    Ties go to the even integer. -0.0, NaN and infinities are kept.
+
+    Args:
+        x: Any shape; a floating or integer dtype.
+
+    Returns:
+        Tensor of x's shape, dtype, device and memory format.
+
+    Raises:
+        TypeError: x is not a Tensor, or is boolean or complex.
+
+    Example:
+        >>> x = torch.tensor([-1.6, 0.5, 1.5], requires_grad=True)
+        >>> y = ste.round_ste(x)
+        >>> y.tolist()
+        [-2.0, 0.0, 2.0]
+        >>> y.backward(torch.tensor([1.0, 2.0, 3.0]))
+        >>> x.grad
+        tensor([1., 2., 3.])
+    """
+    return _round_ste(x)
+
+
+def ceil_ste(x: Tensor) -> Tensor:
+    r"""Round up, with a straight-through gradient.
+
+    .. math:: y = \lceil x \rceil, \qquad \frac{\partial y}{\partial x} = 1
+
+    -0.0, NaN and infinities are kept; a value in (-1, 0) gives -0.0.
+
+    Args:
+        x: Any shape; a floating or integer dtype.
+
+    Returns:
+        Tensor of x's shape, dtype, device and memory format.
+
+    Raises:
+        TypeError: x is not a Tensor, or is boolean or complex.
+
+    Example:
+        >>> x = torch.tensor([-1.6, 0.2, 2.0], requires_grad=True)
+        >>> y = ste.ceil_ste(x)
+        >>> y.tolist()
+        [-1.0, 1.0, 2.0]
+        >>> y.sum().backward()
+        >>> x.grad
+        tensor([1., 1., 1.])
+    """
+    return _ceil_ste(x)
+
+
+def floor_ste(x: Tensor) -> Tensor:
+    r"""Round down, with a straight-through gradient.
+
+    .. math:: y = \lfloor x \rfloor, \qquad \frac{\partial y}{\partial x} = 1
+
+    -0.0, NaN and infinities are kept.
+
+    Args:
+        x: Any shape; a floating or integer dtype.
+
+    Returns:
+        Tensor of x's shape, dtype, device and memory format.
+
+    Raises:
+        TypeError: x is not a Tensor, or is boolean or complex.
+
+    Example:
+        >>> x = torch.tensor([-1.6, 0.2, 2.0], requires_grad=True)
+        >>> y = ste.floor_ste(x)
+        >>> y.tolist()
+        [-2.0, 0.0, 2.0]
+        >>> y.sum().backward()
+        >>> x.grad
+        tensor([1., 1., 1.])
+    """
+    return _floor_ste(x)
+
+
+def binary_sign_ste(x: Tensor, low: float = 0.0) -> Tensor:
+    r"""Binarize, with a straight-through gradient.
+
+    .. math::
+        y = \begin{cases} 1 & x \ge 0 \\ \mathit{low} & \text{otherwise} \end{cases},
+        \qquad \frac{\partial y}{\partial x} = 1
+
+    ``low=-1.0`` gives the bipolar {-1, +1} of binary neural networks. -0.0 gives 1; NaN gives ``low``.
+
+    Args:
+        x: Any shape; a floating or integer dtype.
+        low: The value below zero, rounded to x's dtype.
+
+    Returns:
+        Tensor of x's shape, dtype, device and memory format.
+
+    Raises:
+        TypeError: x is not a Tensor, or is boolean or complex; low is not a number.
+        ValueError: x is an integer tensor, and its dtype does not have the value low.
+
+    Example:
+        >>> x = torch.tensor([-0.7, -0.0, 0.3], requires_grad=True)
+        >>> ste.binary_sign_ste(x).tolist()
+        [0.0, 1.0, 1.0]
+        >>> y = ste.binary_sign_ste(x, low=-1.0)
+        >>> y.tolist()
+        [-1.0, 1.0, 1.0]
+        >>> y.sum().backward()
+        >>> x.grad
+        tensor([1., 1., 1.])
+    """
+    return _binary_sign_ste(x, low)
+
+
+def ternary_sign_ste(x: Tensor) -> Tensor:
+    r"""Sign, with a straight-through gradient.
+
+    .. math:: y = \operatorname{sign}(x) \in \{-1, 0, 1\}, \qquad \frac{\partial y}{\partial x} = 1
+
+    Both zeros and NaN give 0.
+
+    Args:
+        x: Any shape; a floating or integer dtype.
+
+    Returns:
+        Tensor of x's shape, dtype, device and memory format.
+
+    Raises:
+        TypeError: x is not a Tensor, or is boolean or complex.
+
+    Example:
+        >>> x = torch.tensor([-0.7, 0.0, 0.3], requires_grad=True)
+        >>> y = ste.ternary_sign_ste(x)
+        >>> y.tolist()
+        [-1.0, 0.0, 1.0]
+        >>> y.sum().backward()
+        >>> x.grad
+        tensor([1., 1., 1.])
+    """
+    return _ternary_sign_ste(x)
+
+
+def scalar_clamp_ste(x: Tensor, min_val: float, max_val: float) -> Tensor:
+    r"""Clamp between two numbers, with a straight-through gradient: 1 outside the bounds too.
+
+    .. math::
+        y = \min(\max(x, \mathit{min\_val}), \mathit{max\_val}), \qquad \frac{\partial y}{\partial x} = 1
+
+    NaN is kept, and so is the sign of a zero that is within the bounds. Where ``min_val > max_val`` the result is
+    ``max_val``; a NaN bound gives NaN.
+
+    Args:
+        x: Any shape; a floating or integer dtype.
+        min_val: Lower bound, rounded to x's dtype. For an integer x it must be a whole number or infinite, and one
+            past the end of the dtype's range is that end.
+        max_val: Upper bound; as ``min_val``.
+
+    Returns:
+        Tensor of x's shape, dtype, device and memory format.
+
+    Raises:
+        TypeError: x is not a Tensor, or is boolean or complex; a bound is not a number.
+        ValueError: x is an integer tensor and a bound is fractional or NaN.
+
+    Example:
+        >>> x = torch.tensor([-3.0, 0.25, 3.0], requires_grad=True)
+        >>> y = ste.scalar_clamp_ste(x, -1.0, 1.0)
+        >>> y.tolist()
+        [-1.0, 0.25, 1.0]
+        >>> y.sum().backward()
+        >>> x.grad
+        tensor([1., 1., 1.])
+    """
+    return _scalar_clamp_ste(x, min_val, max_val)
+
+
+def tensor_clamp_ste(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
+    r"""Clamp between two tensors, with a straight-through gradient to x and none to the bounds.
+
+    .. math::
+        y = \min(\max(x, \mathit{min\_val}), \mathit{max\_val}), \qquad \frac{\partial y}{\partial x} = 1
+
+    NaN is kept. Where ``min_val > max_val`` the result is ``max_val``; a NaN bound gives NaN. Where x and a bound are
+    zeros of different sign, the sign of the result is unspecified. For gradients to the bounds use
+    :func:`ste.tensor_clamp`.
+
+    Args:
+        x: Any shape; a floating or integer dtype.
+        min_val: Lower bound: x's shape, or any that broadcasts to it (one bound per channel, say); any supported dtype.
+            It is rounded to x's dtype; for an integer x inwards, and past the end of the dtype's range it is that end
+            (a NaN bound of an integer x is unspecified).
+        max_val: Upper bound; as ``min_val``.
+
+    Returns:
+        Tensor of x's shape, dtype, device and memory format. It requires grad exactly when x does.
+
+    Raises:
+        TypeError: An argument is not a Tensor, or is boolean or complex.
+        RuntimeError: A bound does not broadcast to x's shape, or is on another device.
+
+    Example:
+        >>> x = torch.tensor([[-3.0, 0.25], [3.0, 5.0]], requires_grad=True)
+        >>> y = ste.tensor_clamp_ste(x, torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 4.0]))
+        >>> y.tolist()
+        [[-1.0, 0.25], [1.0, 4.0]]
+        >>> y.sum().backward()
+        >>> x.grad
+        tensor([[1., 1.],
+                [1., 1.]])
+    """
+    return _tensor_clamp_ste(x, min_val, max_val)
+
+
+_round_ste = implement(round_ste, round_ste_fn)
+_ceil_ste = implement(ceil_ste, ceil_ste_fn)
+_floor_ste = implement(floor_ste, floor_ste_fn)
+_binary_sign_ste = implement(binary_sign_ste, binary_sign_ste_fn)
+_ternary_sign_ste = implement(ternary_sign_ste, ternary_sign_ste_fn)
+_scalar_clamp_ste = implement(scalar_clamp_ste, scalar_clamp_ste_fn)
+_tensor_clamp_ste = implement(tensor_clamp_ste, tensor_clamp_ste_fn)

@@ -1,0 +1,127 @@
+"""The table of ops. Every test, on every backend and device, is driven by it: a new op is one new row.
+
+A row's reference is written with NumPy in float64, from the contract and not from the code. The values that the ops
+produce are all exact in it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import ste
+
+Array = np.ndarray[Any, Any]
+
+
+def clamp(x: Array, low: Array, high: Array) -> Array:
+    raised = np.where(np.isnan(low) | np.isnan(x), low + x, np.where(x < low, low, x))
+    return np.where(np.isnan(high) | np.isnan(raised), raised + high, np.where(raised > high, high, raised))
+
+
+def clamp_gradient(x: Array, low: Array, high: Array) -> tuple[Array, Array, Array]:
+    """What part of g goes to x, to the lower and to the upper bound."""
+    to_high = (x > high) | (low > high)
+    return (low <= x) & (x <= high), (x < low) & ~to_high, to_high
+
+
+def sign(x: Array) -> Array:
+    return np.where(x > 0, 1.0, np.where(x < 0, -1.0, 0.0))
+
+
+def per_channel(*values: float) -> Callable[[Tensor], Tensor]:
+    """A bound that varies along the last dimension of x, and is as small as it can be."""
+
+    def make(x: Tensor) -> Tensor:
+        values_in_dtype = [value_in(x.dtype, value) for value in values]
+        if x.dim() == 0:
+            return torch.tensor(values_in_dtype[0], dtype=x.dtype, device=x.device)
+        bound = torch.tensor(values_in_dtype, dtype=x.dtype, device=x.device)
+        return bound.repeat(-(-x.shape[-1] // len(values)))[: x.shape[-1]]
+
+    return make
+
+
+def full(value: float) -> Callable[[Tensor], Tensor]:
+    """A bound of x's own shape."""
+    return lambda x: torch.full_like(x, value_in(x.dtype, value))
+
+
+def value_in(dtype: torch.dtype, value: float) -> float:
+    return value if dtype.is_signed else max(value, 0.0)
+
+
+@dataclass(frozen=True)
+class Op:
+    """An op with arguments. Those after x are numbers, or are made for x if they are tensors."""
+
+    name: str
+    reference: Callable[..., Array]
+    arguments: Sequence[float | Callable[[Tensor], Tensor]] = ()
+    straight_through: bool = True
+
+    @property
+    def function(self) -> Callable[..., Tensor]:
+        function: Callable[..., Tensor] = getattr(ste, self.name)
+        return function
+
+    @property
+    def autograd_class(self) -> Any:
+        return getattr(ste.autograd_ops, f"{self.name}_fn")
+
+    @property
+    def overload(self) -> Any:
+        return getattr(torch.ops.ste, self.name).default
+
+    def arguments_for(self, x: Tensor) -> tuple[Any, ...]:
+        return tuple(argument(x) if callable(argument) else argument for argument in self.arguments)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.function(x, *self.arguments_for(x))
+
+    def expected(self, x: Tensor) -> Tensor:
+        """The reference's result, in x's dtype."""
+        arrays = [in_float64(a) if isinstance(a, Tensor) else rounded(a, x.dtype) for a in self.arguments_for(x)]
+        with np.errstate(invalid="ignore"):
+            result = np.asarray(self.reference(in_float64(x), *arrays))
+        return torch.from_numpy(result).to(x.dtype).to(x.device)
+
+    def __str__(self) -> str:
+        shown = [a.__qualname__.split(".")[0] if callable(a) else str(a) for a in self.arguments]
+        return f"{self.name}({', '.join(shown)})" if shown else self.name
+
+
+def in_float64(tensor: Tensor) -> Array:
+    array: Array = tensor.detach().cpu().to(torch.float64).numpy()
+    return array
+
+
+def rounded(number: float, dtype: torch.dtype) -> Array:
+    """A number as the op uses it: rounded to x's dtype."""
+    return in_float64(torch.tensor(number, dtype=torch.float64).to(dtype))
+
+
+OPS = [
+    Op("round_ste", np.rint),
+    Op("ceil_ste", np.ceil),
+    Op("floor_ste", np.floor),
+    Op("binary_sign_ste", lambda x: np.where(x >= 0, 1.0, 0.0)),
+    Op("binary_sign_ste", lambda x, low: np.where(x >= 0, 1.0, low), (-1.0,)),
+    Op("ternary_sign_ste", sign),
+    Op("scalar_clamp_ste", clamp, (-1.0, 2.0)),
+    Op("scalar_clamp_ste", clamp, (0.0, 6.0)),
+    Op("tensor_clamp_ste", clamp, (per_channel(-1.0, -2.0, 1.0), per_channel(3.0, 1.0))),
+    Op("tensor_clamp_ste", clamp, (full(-1.0), full(2.0))),
+    Op("tensor_clamp", clamp, (per_channel(-1.0, -2.0, 1.0), per_channel(3.0, 1.0)), straight_through=False),
+    Op("tensor_clamp", clamp, (full(-1.0), full(2.0)), straight_through=False),
+]
+
+# One row for each op, where its arguments do not matter.
+DISTINCT_OPS = list({op.name: op for op in OPS}.values())
+STRAIGHT_THROUGH_OPS = [op for op in OPS if op.straight_through]
+
+FLOATING = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+INTEGER = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]

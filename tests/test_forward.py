@@ -1,0 +1,176 @@
+"""Forward values, bit for bit, against the contract's reference."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from bits import assert_same_bits, values
+from op_table import DISTINCT_OPS, FLOATING, INTEGER, OPS, Op
+from torch import Tensor
+
+import ste
+
+EVERY_OP = pytest.mark.parametrize("op", OPS, ids=str)
+
+
+@EVERY_OP
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+def test_every_value_of_floating_dtypes(op: Op, dtype: torch.dtype, device: str) -> None:
+    x = values(dtype, device)
+    assert_same_bits(op(x), op.expected(x), x)
+
+
+@EVERY_OP
+@pytest.mark.parametrize("dtype", INTEGER, ids=str)
+def test_integers_keep_their_dtype(op: Op, dtype: torch.dtype, device: str) -> None:
+    x = values(dtype, device)
+    if op.name == "binary_sign_ste" and op.arguments and not dtype.is_signed:
+        return  # an error, which test_errors checks
+    arguments = op.arguments_for(x)
+    # Python's integers, since float64 does not hold all of int64's.
+    xs = x.tolist()
+    columns = [a.expand_as(x).tolist() if isinstance(a, Tensor) else [int(a)] * len(xs) for a in arguments]
+    expected = [_integer_reference(op.name, *row) for row in zip(xs, *columns)]
+    y = op(x)
+    assert y.dtype == dtype
+    assert y.tolist() == expected
+
+
+def _integer_reference(name: str, x: int, *arguments: int) -> int:
+    if name == "binary_sign_ste":
+        return 1 if x >= 0 else (arguments[0] if arguments else 0)
+    if name == "ternary_sign_ste":
+        return (x > 0) - (x < 0)
+    if "clamp" in name:
+        low, high = arguments
+        return min(max(x, low), high)
+    return x
+
+
+@EVERY_OP
+@pytest.mark.parametrize("size", [0, 1, 7, 63, 1000003])
+def test_sizes(op: Op, size: int, device: str) -> None:
+    x = torch.linspace(-4, 4, size, device=device)
+    assert_same_bits(op(x), op.expected(x), x)
+
+
+@EVERY_OP
+def test_zero_dimensional(op: Op, device: str) -> None:
+    x = torch.tensor(1.5, device=device)
+    assert_same_bits(op(x), op.expected(x))
+
+
+def layouts(device: str) -> dict[str, Tensor]:
+    x = torch.linspace(-4, 4, 2 * 3 * 5 * 7, device=device).reshape(2, 3, 5, 7)
+    return {
+        "contiguous": x,
+        "transposed": x.transpose(1, 3),
+        "sliced": x[:, :, 1::2, ::3],
+        "expanded": x[:, :1].expand(2, 6, 5, 7),
+        "channels_last": x.to(memory_format=torch.channels_last),
+        "channels_last_3d": x[..., None].repeat(1, 1, 1, 1, 2).to(memory_format=torch.channels_last_3d),
+        "no_elements": x[:, :0],
+    }
+
+
+@EVERY_OP
+@pytest.mark.parametrize("layout", layouts("cpu"))
+def test_layouts(op: Op, layout: str, device: str) -> None:
+    x = layouts(device)[layout]
+    y = op(x)
+    assert_same_bits(y, op.expected(x), x)
+    assert y.stride() == torch.round(x).stride()
+
+
+@pytest.mark.parametrize("name", ["tensor_clamp", "tensor_clamp_ste"])
+def test_memory_format_is_that_of_x_and_not_of_the_bounds(name: str, device: str) -> None:
+    x = layouts(device)["channels_last"]
+    low, high = torch.full(x.shape, -1.0, device=device), torch.full(x.shape, 1.0, device=device)
+    assert getattr(ste, name)(x, low, high).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("op", DISTINCT_OPS, ids=str)
+def test_result_is_a_new_tensor(op: Op, device: str) -> None:
+    for x in (torch.tensor([1.0, 2.0], device=device), torch.tensor([1, 2], device=device)):
+        before = x.clone()
+        op(x).fill_(7)
+        assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("op", DISTINCT_OPS, ids=str)
+def test_inference_mode(op: Op, device: str) -> None:
+    with torch.inference_mode():
+        x = torch.tensor([0.3, -2.5, 7.0], device=device)
+        assert_same_bits(op(x), op.expected(x), x)
+
+
+# The corners of the clamps that the table's rows do not have.
+
+BOUNDS = [(1.0, -1.0), (math.nan, 1.0), (-1.0, math.nan), (math.nan, math.nan), (-math.inf, math.inf), (math.inf, 0.0)]
+BOUNDS += [(-0.0, 0.0), (0.0, 1.0), (-1.0, -0.0), (0.1, 0.7), (-1e6, 1e6), (-1e300, 1e300), (1e39, 1e300), (-5e-324, 5e-324)]
+BOUNDS += [(-65519.0, 65519.0), (-65520.0, 65520.0), (-3.4e38, 3.4e38), (-3.39e38, 3.395e38), (-3.4028236e38, 3.40282356e38)]
+
+
+@pytest.mark.parametrize("bounds", BOUNDS, ids=str)
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+def test_scalar_clamp_bounds(bounds: tuple[float, float], dtype: torch.dtype, device: str) -> None:
+    x = values(dtype, device)
+    y = ste.scalar_clamp_ste(x, *bounds)
+    assert_same_bits(y, Op("scalar_clamp_ste", _clamp, bounds).expected(x), x)
+
+
+@pytest.mark.parametrize("name", ["tensor_clamp", "tensor_clamp_ste"])
+@pytest.mark.parametrize("bounds", BOUNDS, ids=str)
+@pytest.mark.parametrize("bounds_dtype", [None, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+def test_tensor_clamp_bounds(
+    name: str, bounds: tuple[float, float], dtype: torch.dtype, bounds_dtype: torch.dtype | None, device: str
+) -> None:
+    x = values(dtype, device)
+    low, high = (torch.tensor(b, dtype=torch.float64, device=device).to(bounds_dtype or dtype) for b in bounds)
+    y = getattr(ste, name)(x, low, high)
+    expected = Op(name, _clamp, (lambda x: low.to(dtype), lambda x: high.to(dtype))).expected(x)
+    # Where x and a bound are zeros of different sign, the sign of the result is unspecified.
+    assert_same_bits(torch.where(y == 0, 0.0, y).to(dtype), torch.where(expected == 0, 0.0, expected).to(dtype), x)
+
+
+def _clamp(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    raised = np.where(x < low, low, x)
+    result = np.where(raised > high, high, raised)
+    return np.where(np.isnan(low) | np.isnan(high), np.nan, result)
+
+
+@pytest.mark.parametrize("dtype", INTEGER, ids=str)
+@pytest.mark.parametrize("bounds", [(-1000, 1000), (3, -3), (-math.inf, math.inf), (2**62, 2**63 - 1), (-(2**70), 2**70)])
+def test_integer_clamp_to_scalars_past_the_range(dtype: torch.dtype, bounds: tuple[float, float], device: str) -> None:
+    x = values(dtype, device)
+    info = torch.iinfo(dtype)
+    low, high = (int(min(max(b, info.min), info.max)) for b in bounds)
+    assert ste.scalar_clamp_ste(x, *bounds).tolist() == [min(max(v, low), high) for v in x.tolist()]
+
+
+@pytest.mark.parametrize("dtype", INTEGER, ids=str)
+@pytest.mark.parametrize("bounds_dtype", [torch.int64, torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("name", ["tensor_clamp", "tensor_clamp_ste"])
+def test_integer_clamp_to_tensors_of_another_dtype(
+    name: str, dtype: torch.dtype, bounds_dtype: torch.dtype, device: str
+) -> None:
+    x = values(dtype, device)
+    info = torch.iinfo(dtype)
+    pairs: list[tuple[float, float]] = [(-3.0, 4.0), (300.0, 400.0), (-400.0, -300.0), (4.0, -3.0)]
+    if bounds_dtype.is_floating_point:
+        pairs += [(-2.5, 3.5), (-math.inf, math.inf), (math.inf, math.inf), (0.5, 0.75)]
+    for bounds in pairs:
+        low, high = (torch.tensor(b, device=device).to(bounds_dtype) for b in bounds)
+        y = getattr(ste, name)(x, low, high)
+        inner_low, inner_high = (_inward(b, f, info) for b, f in zip(bounds, (math.ceil, math.floor)))
+        assert y.dtype == dtype
+        assert y.tolist() == [min(max(v, inner_low), inner_high) for v in x.tolist()], bounds
+
+
+def _inward(bound: float, toward: object, info: torch.iinfo) -> int:
+    if math.isinf(bound):
+        return info.max if bound > 0 else info.min
+    assert callable(toward)
+    return min(max(toward(bound), info.min), info.max)
