@@ -3,6 +3,7 @@
 import ctypes
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,12 +43,14 @@ def check_bounds(op: str, x: Tensor, min_val: Tensor, max_val: Tensor) -> None:
         check_tensor(op, name, bound)
         if bound.device != x.device:
             raise RuntimeError(f"{op}: {name} is on {bound.device}, but x is on {x.device}")
-        trailing = x.shape[x.dim() - bound.dim() :] if bound.dim() <= x.dim() else ()
-        fits = len(trailing) == bound.dim() and all(b == s or b == 1 for b, s in zip(bound.shape, trailing))
-        if not fits:
-            raise RuntimeError(
-                f"{op}: {name} of shape {list(bound.shape)} does not broadcast to x's shape {list(x.shape)}"
-            )
+        check_broadcast(op, name, bound.shape, x.shape)
+
+
+def check_broadcast(op: str, name: str, bound: Sequence[int], x: Sequence[int]) -> None:
+    """The bound's shape broadcasts to x's."""
+    trailing = x[len(x) - len(bound) :] if len(bound) <= len(x) else ()
+    if len(trailing) != len(bound) or any(b != s and b != 1 for b, s in zip(bound, trailing)):
+        raise RuntimeError(f"{op}: {name} of shape {list(bound)} does not broadcast to x's shape {list(x)}")
 
 
 def number(op: str, name: str, value: Any) -> int | float:

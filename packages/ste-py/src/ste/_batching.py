@@ -1,24 +1,43 @@
 """The batching rule of an elementwise op (``csrc/batching.h`` in Python): vmap's dimension becomes the first."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ste._arguments import check_broadcast
 
-def batch_first(batch_size: int, in_dims: Sequence[int | None], args: Sequence[Any]) -> list[Any]:
+
+def batch_first(
+    op: str, forward: Callable[..., Tensor], batch_size: int, in_dims: Sequence[int | None], args: Sequence[Any]
+) -> list[Any]:
     """Arguments on which the op gives the batched result, with the batch as its first dimension.
 
     x carries the batch whether it was batched or not, since what broadcasts against x must not enlarge it; a bound's
     logical rank is padded to x's.
+
+    Args:
+        op: Name of the op, for errors; they speak of the shapes that the caller sees.
+        forward: The op's forward, for the names of the arguments.
+        batch_size: Size of the dimension that vmap maps over.
+        in_dims: That dimension in each of the arguments, or None.
+        args: The arguments, x first.
     """
     x, x_dim = args[0], in_dims[0]
-    rank = x.dim() - (x_dim is not None)
-    batched = [x.movedim(x_dim, 0) if x_dim is not None else x.expand(batch_size, *x.shape)]
-    for arg, dim in zip(args[1:], in_dims[1:]):
-        if isinstance(arg, Tensor) and dim is not None:
-            arg = arg.movedim(dim, 0)
-            for _ in range(rank - (arg.dim() - 1)):
-                arg = arg.unsqueeze(1)
+    shape = _logical_shape(x, x_dim)
+    batched = [x.expand(batch_size, *x.shape) if x_dim is None else x.movedim(x_dim, 0)]
+    for name, arg, dim in zip(list(inspect.signature(forward).parameters)[1:], args[1:], in_dims[1:]):
+        if isinstance(arg, Tensor):
+            check_broadcast(op, name, _logical_shape(arg, dim), shape)
+            if dim is not None:
+                arg = arg.movedim(dim, 0)
+                for _ in range(len(shape) - (arg.dim() - 1)):
+                    arg = arg.unsqueeze(1)
         batched.append(arg)
     return batched
+
+
+def _logical_shape(tensor: Tensor, dim: int | None) -> torch.Size:
+    return tensor.shape if dim is None else tensor.select(dim, 0).shape

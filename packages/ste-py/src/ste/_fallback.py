@@ -29,7 +29,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from ste._arguments import check_tensor, number
 from ste._batching import batch_first
-from ste.autograd_ops import _StraightThrough
+from ste.autograd_ops import _StraightThrough, without_gradient_to_bounds
 
 _library = torch.library.Library("ste", "FRAGMENT")
 _PLAIN = frozenset((Tensor, torch.nn.Parameter, float, int))
@@ -49,6 +49,9 @@ def eager_function(name: str, overridable: Callable[..., Tensor], function: type
     # Function.apply binds default arguments with inspect.signature at every call, and costs 11 times torch.round; the
     # C++ method behind it 4 times.
     apply = super(Function, function).apply
+    tensors = [argument for argument in op._schema.arguments if isinstance(argument.type, torch.TensorType)]
+    if issubclass(function, _StraightThrough) and len(tensors) > 1:
+        apply = _without_gradient_to_bounds(apply)
 
     def eager(*args: Any) -> Tensor:
         if (
@@ -64,6 +67,10 @@ def eager_function(name: str, overridable: Callable[..., Tensor], function: type
         return op(*_read(name, op, args))
 
     return eager
+
+
+def _without_gradient_to_bounds(apply: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda *args: apply(*without_gradient_to_bounds(*args))
 
 
 def _read(name: str, op: Any, args: tuple[Any, ...]) -> list[Any]:
@@ -91,7 +98,7 @@ def _define(name: str, function: type[Function]) -> None:
     _library.impl(name, composite, "CompositeImplicitAutograd")
 
     def batching_rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        return op(*batch_first(info.batch_size, in_dims, args)), 0
+        return op(*batch_first(name, function.forward, info.batch_size, in_dims, args)), 0
 
     torch.library.register_vmap(op, batching_rule, lib=_library)
 

@@ -32,11 +32,16 @@ class _ElementwiseFunction(Function):
 
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:  # type: ignore[override]
-        return cls.apply(*batch_first(info.batch_size, in_dims, args)), 0
+        op = cls.__name__.removesuffix("_fn")
+        return cls.apply(*batch_first(op, cls.forward, info.batch_size, in_dims, args)), 0
 
 
 class _StraightThrough(_ElementwiseFunction):
     """The gradient to x is the gradient that comes in; every other argument gets None."""
+
+    @classmethod
+    def apply(cls, *args: Any) -> Tensor:  # type: ignore[override]
+        return super().apply(*without_gradient_to_bounds(*args))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -171,6 +176,14 @@ class tensor_clamp_fn(_ElementwiseFunction):
         y = torch.where(is_x, x.to(widest), y)
         y = torch.where(is_min, min_val.to(widest), y)
         return torch.where(is_max, max_val.to(widest), y).to(x.dtype)
+
+
+def without_gradient_to_bounds(x: Any, *bounds: Any) -> tuple[Any, ...]:
+    """The arguments, such that the result requires grad exactly when x does.
+
+    Function.mark_non_differentiable is no way to say that: it refuses forward mode in x.
+    """
+    return x, *(b.detach() if isinstance(b, Tensor) and b.requires_grad else b for b in bounds)
 
 
 def _scalar_bounds(x: Tensor, min_val: Any, max_val: Any) -> tuple[int | float, int | float]:

@@ -1,0 +1,73 @@
+"""How the ops are registered: what the dispatcher's own table says."""
+
+import re
+
+import pytest
+import torch
+from op_table import DISTINCT_OPS, OPS, Op
+
+import ste
+
+EVERY_OP = pytest.mark.parametrize("op", DISTINCT_OPS, ids=str)
+
+
+def kernels(op: Op) -> dict[str, str]:
+    """Dispatch key -> what is registered there."""
+    table = torch._C._dispatch_dump_table(f"ste::{op.name}")
+    return dict(line.split(": ", 1) for line in table.strip().splitlines())
+
+
+@EVERY_OP
+def test_no_autograd_key_falls_to_the_composite_kernel(op: Op) -> None:
+    """Where one does, the composite kernel is differentiated in the op's place: for a step, zero and no error."""
+    fallen = {
+        key.removeprefix("Autograd")
+        for key, kernel in kernels(op).items()
+        if key.startswith("Autograd") and "[math kernel]" in kernel
+    }
+    if ste.backend().name == "native":
+        assert not fallen
+    elif op.straight_through:
+        # Python has no name for these. The composite kernel refuses them, which test_errors checks.
+        assert fallen <= {"MTIA", "VE", "MAIA"}
+    # The fallback's tensor_clamp has no kernel but the composite one, which has its gradient by itself.
+
+
+@EVERY_OP
+def test_the_forward_is_composite_and_batching_is_our_own(op: Op) -> None:
+    table = kernels(op)
+    assert "[math kernel]" in table["XLA"]
+    assert "[backend fallback]" not in table["FuncTorchBatched"]
+
+
+SCHEMAS = {
+    "round_ste": "(Tensor x) -> Tensor",
+    "ceil_ste": "(Tensor x) -> Tensor",
+    "floor_ste": "(Tensor x) -> Tensor",
+    "binary_sign_ste": "(Tensor x, float low=0.) -> Tensor",
+    "ternary_sign_ste": "(Tensor x) -> Tensor",
+    "scalar_clamp_ste": "(Tensor x, Scalar min_val, Scalar max_val) -> Tensor",
+    "tensor_clamp_ste": "(Tensor x, Tensor min_val, Tensor max_val) -> Tensor",
+    "tensor_clamp": "(Tensor x, Tensor min_val, Tensor max_val) -> Tensor",
+}
+
+
+@EVERY_OP
+def test_schemas_are_the_same_on_both_backends(op: Op) -> None:
+    assert str(op.overload._schema) == f"ste::{op.name}{SCHEMAS[op.name]}"
+    assert torch.Tag.pointwise in op.overload.tags
+
+
+def test_every_op_is_in_the_table() -> None:
+    registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("ste::")}
+    assert registered == {f"ste::{op.name}" for op in DISTINCT_OPS}
+    functions = {name for name in [*ste.ops_ste.__all__, *ste.ops.__all__] if not re.match("m(ax|in)_", name)}
+    assert functions == {op.name for op in DISTINCT_OPS}
+    assert {f"{op.name}_fn" for op in DISTINCT_OPS} == set(ste.autograd_ops.__all__)
+
+
+@pytest.mark.parametrize("op", OPS, ids=str)
+def test_opcheck(op: Op) -> None:
+    """Necessary, and proves little: it passes on registrations whose gradients are zero."""
+    x = torch.tensor([-3.3, 0.4], requires_grad=True)
+    torch.library.opcheck(op.overload, (x, *op.arguments_for(x.detach())))

@@ -1,0 +1,134 @@
+"""Tensors that are more than a Tensor keep their type and their gradient."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from op_table import DISTINCT_OPS, OPS, Op
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import ste
+
+EVERY_OP = pytest.mark.parametrize("op", OPS, ids=str)
+
+
+class Tagged(Tensor):
+    """A subclass that only wants to come back from what it is given to."""
+
+
+class Recorder(Tensor):
+    """A subclass that says what it was given to."""
+
+    calls: list[Any] = []
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        cls.calls.append(func)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+@EVERY_OP
+def test_subclass_keeps_type_and_gradient(op: Op, device: str) -> None:
+    x = torch.tensor([-3.3, 0.4, 1.7], device=device).as_subclass(Tagged).requires_grad_()
+    y = op(x)
+    assert type(y) is Tagged
+    assert torch.equal(y.as_subclass(Tensor), op(x.as_subclass(Tensor)))
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    plain = x.detach().as_subclass(Tensor).requires_grad_()
+    assert torch.equal(gradient.as_subclass(Tensor), *torch.autograd.grad(op(plain).sum(), plain))
+
+
+@EVERY_OP
+def test_torch_function_is_told_of_the_public_function(op: Op) -> None:
+    x = torch.tensor([-3.3, 0.4]).as_subclass(Recorder)
+    arguments = op.arguments_for(x.as_subclass(Tensor))
+    Recorder.calls.clear()
+    op.function(x, *arguments)
+    assert op.function in Recorder.calls
+
+
+@pytest.mark.parametrize("name", ["tensor_clamp", "tensor_clamp_ste"])
+def test_torch_function_of_a_bound(name: str) -> None:
+    y = getattr(ste, name)(torch.zeros(2), torch.ones(2).as_subclass(Tagged), torch.ones(2))
+    assert type(y) is Tagged
+
+
+@EVERY_OP
+def test_torch_function_mode(op: Op) -> None:
+    seen = []
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    x = torch.tensor([-3.3, 0.4])
+    arguments = op.arguments_for(x)
+    with Mode():
+        y = op.function(x, *arguments)
+    assert op.function in seen
+    assert torch.equal(y, op(x))
+
+
+@EVERY_OP
+def test_torch_dispatch_mode(op: Op) -> None:
+    seen = []
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    x = torch.tensor([-3.3, 0.4], requires_grad=True)
+    arguments = op.arguments_for(x.detach())
+    with Mode():
+        y = op.function(x, *arguments)
+    assert op.overload in seen
+    assert y.requires_grad
+
+
+@EVERY_OP
+def test_parameter(op: Op) -> None:
+    parameter = torch.nn.Parameter(torch.tensor([-3.3, 0.4]))
+    y = op(parameter)
+    assert type(y) is Tensor
+    y.sum().backward()
+    assert parameter.grad is not None
+
+
+@pytest.fixture
+def nested() -> Iterator[tuple[Tensor, Tensor]]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The PyTorch API of nested tensors is in prototype stage")
+        rows = [torch.tensor([[-3.3, 0.4], [1.7, 9.0]]), torch.tensor([[0.6, -0.6]])]
+        yield torch.nested.nested_tensor(rows, layout=torch.jagged, requires_grad=True), torch.cat(rows)
+
+
+@EVERY_OP
+def test_jagged_tensor(op: Op, nested: tuple[Tensor, Tensor]) -> None:
+    x, flat = nested
+    arguments = op.arguments_for(flat)
+    if any(isinstance(a, Tensor) and a.shape == flat.shape for a in arguments):
+        arguments = tuple(torch.nested.nested_tensor_from_jagged(a, x.offsets()) for a in arguments)
+    flat.requires_grad_()
+    y, expected = op.function(x, *arguments), op(flat)
+    assert y.is_nested and y.layout == torch.jagged and type(y) is type(x)
+    assert torch.equal(y.values(), expected)
+    weight = torch.tensor([1.0, 2.0])
+    (gradient,) = torch.autograd.grad((y.values() * weight).sum(), x)
+    (expected_gradient,) = torch.autograd.grad((expected * weight).sum(), flat)
+    assert torch.equal(gradient.values(), expected_gradient)
+
+
+@pytest.mark.parametrize("op", DISTINCT_OPS, ids=str)
+def test_fake_cuda_tensors_take_the_cuda_autograd_key(op: Op) -> None:
+    with torch._subclasses.FakeTensorMode():
+        x = torch.empty(4, 3, device="cuda", requires_grad=True)
+        y = op(x)
+        assert y.device.type == "cuda" and y.shape == x.shape and y.requires_grad
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+        assert gradient.device.type == "cuda" and gradient.shape == x.shape
