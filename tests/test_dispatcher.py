@@ -29,7 +29,7 @@ def test_no_autograd_key_falls_to_the_composite_kernel(op: Op) -> None:
         assert not fallen
     elif op.straight_through:
         # Python has no name for these. The composite kernel refuses them, which test_errors checks.
-        assert fallen <= {"MTIA", "VE", "MAIA"}
+        assert fallen <= {"HIP", "MAIA", "MTIA", "VE"}
     # The fallback's tensor_clamp has no kernel but the composite one, which has its gradient by itself.
 
 
@@ -66,6 +66,7 @@ def test_every_op_is_in_the_table() -> None:
     assert {f"{op.name}_fn" for op in DISTINCT_OPS} == set(ste.autograd_ops.__all__)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch 2.14's opcheck looks
 @pytest.mark.parametrize("op", OPS, ids=str)
 def test_opcheck(op: Op) -> None:
     """Necessary, and proves little: it passes on registrations whose gradients are zero."""

@@ -16,38 +16,32 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/DispatchKeySet.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/library.h>
 
-#include <initializer_list>
 #include <string>
 
 namespace ste {
 
-// `Forward` computes the op from arguments that have been checked. `Gradient::record(below, x, args...)` calls `below()`
-// for the result and makes it differentiable.
-template <typename Gradient, auto Forward, typename Signature = decltype(Forward)>
+// `Gradient::record(below, x, args...)` calls `below()` for the result and makes it differentiable. `Composite` and `Eager`
+// compute the op from arguments that have been checked, to the same bits: `Composite` for compilers and for tensors that
+// are not plain, `Eager` for all others, where a single kernel does it. (Not by a registration at CPU and CUDA: the op
+// would then stay in the graph of torch.compile as a call that nothing fuses with.)
+template <typename Gradient, auto Composite, auto Eager = Composite, typename Signature = decltype(Composite)>
 class Op;
 
-template <typename Gradient, auto Forward, typename... Args>
-class Op<Gradient, Forward, at::Tensor (*)(const at::Tensor&, Args...)> {
+template <typename Gradient, auto Composite, auto Eager, typename... Args>
+class Op<Gradient, Composite, Eager, at::Tensor (*)(const at::Tensor&, Args...)> {
  public:
   // `declaration` is the schema, as in "round_ste(Tensor x) -> Tensor".
   static void define(torch::Library& library, const std::string& declaration) {
     name() = declaration.substr(0, declaration.find('('));
     library.def(declaration.c_str(), {at::Tag::pointwise, at::Tag::pt2_compliant_tag});
-    implement(library, c10::DispatchKey::CompositeImplicitAutograd, &forward<Forward>);
+    implement(library, c10::DispatchKey::CompositeImplicitAutograd, &forward);
     implement(library, c10::DispatchKey::FuncTorchBatched, &batched);
     const auto every_backend = c10::DispatchKeySet(c10::DispatchKeySet::RAW, c10::full_backend_mask);
     for (const auto key : c10::autograd_dispatch_keyset | every_backend) {
       implement(library, key, &autograd);
-    }
-  }
-
-  // The same values from a kernel that is faster than the composite one, on the devices that have it.
-  template <auto Kernel>
-  static void accelerate(torch::Library& library, std::initializer_list<c10::DispatchKey> devices) {
-    for (const auto device : devices) {
-      implement(library, device, &forward<Kernel>);
     }
   }
 
@@ -83,10 +77,15 @@ class Op<Gradient, Forward, at::Tensor (*)(const at::Tensor&, Args...)> {
   template <typename T>
   static void check_argument(size_t, const T&, const at::Tensor&) {}
 
-  template <auto Kernel>
   static at::Tensor forward(const at::Tensor& x, Args... args) {
     check(x, args...);
-    return Kernel(x, args...);
+    return is_plain(x) ? Eager(x, args...) : Composite(x, args...);
+  }
+
+  // Neither a tensor that Python implements (fake, nested, distributed, ...) nor one that is being traced.
+  static bool is_plain(const at::Tensor& x) {
+    constexpr c10::DispatchKeySet special{c10::DispatchKey::Python, c10::DispatchKey::Functionalize};
+    return !x.key_set().has_any(special) && !c10::impl::dispatch_mode_enabled();
   }
 
   static at::Tensor autograd(c10::DispatchKeySet keys, const at::Tensor& x, Args... args) {
@@ -103,7 +102,6 @@ class Op<Gradient, Forward, at::Tensor (*)(const at::Tensor&, Args...)> {
     const Batch batch(x, args...);
     return batch.output(handle().call(batch.input(x), batch.argument(args)...));
   }
-
 };
 
 }  // namespace ste

@@ -24,7 +24,8 @@ namespace {
 using PythonArgument = py::handle;
 
 [[noreturn]] void reject(const std::string& op, const std::string& name, const char* expected, PythonArgument value) {
-  throw py::type_error(op + ": " + name + " must be " + expected + ", got " + Py_TYPE(value.ptr())->tp_name);
+  const auto type = py::type::of(value).attr("__name__").cast<std::string>();
+  throw py::type_error(op + ": " + name + " must be " + expected + ", got " + type);
 }
 
 // One specialization per type of argument: how a schema spells it, and how it is read from Python.

@@ -1,7 +1,7 @@
 // The straight-through ops: each is a forward and a line of registration. The gradient is one for all of them.
+#include "clamp.h"
 #include "node.h"
 #include "op.h"
-#include "tensor_clamp.h"
 
 #include <ATen/ops/ceil.h>
 #include <ATen/ops/clamp.h>
@@ -71,15 +71,12 @@ struct ScalarBounds {
   at::Scalar max;
 };
 
-// Not at::clamp: inductor turns that into minimum and maximum, which give clamp(-0.0, 0.0, 1.0) the sign of the bound.
-at::Tensor scalar_clamp(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val) {
+at::Tensor scalar_clamp_composite(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val) {
   const ScalarBounds bound(x, min_val, max_val);
-  const auto is_nan = x.ne(x);
-  const auto raised = at::where(x.ge(bound.min).logical_or(is_nan), x, bound.min);
-  return at::where(raised.le(bound.max).logical_or(raised.ne(raised)), raised, bound.max);
+  return clamp_by_comparison(x, bound.min, bound.max);
 }
 
-at::Tensor scalar_clamp_kernel(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val) {
+at::Tensor scalar_clamp_eager(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val) {
   const ScalarBounds bound(x, min_val, max_val);
   return at::clamp(x, bound.min, bound.max);
 }
@@ -92,10 +89,9 @@ TORCH_LIBRARY_FRAGMENT(ste, library) {
   Op<StraightThrough, floor>::define(library, "floor_ste(Tensor x) -> Tensor");
   Op<StraightThrough, binary_sign>::define(library, "binary_sign_ste(Tensor x, float low=0.0) -> Tensor");
   Op<StraightThrough, ternary_sign>::define(library, "ternary_sign_ste(Tensor x) -> Tensor");
-  using ScalarClamp = Op<StraightThrough, scalar_clamp>;
-  ScalarClamp::define(library, "scalar_clamp_ste(Tensor x, Scalar min_val, Scalar max_val) -> Tensor");
-  ScalarClamp::accelerate<scalar_clamp_kernel>(library, {c10::DispatchKey::CPU, c10::DispatchKey::CUDA});
-  Op<StraightThrough, tensor_clamp>::define(
+  Op<StraightThrough, scalar_clamp_composite, scalar_clamp_eager>::define(
+      library, "scalar_clamp_ste(Tensor x, Scalar min_val, Scalar max_val) -> Tensor");
+  Op<StraightThrough, tensor_clamp_composite, tensor_clamp_eager>::define(
       library, "tensor_clamp_ste(Tensor x, Tensor min_val, Tensor max_val) -> Tensor");
 }
 

@@ -1,7 +1,6 @@
 // tensor_clamp: the clamp that is differentiable in x and in both bounds, by a rule of its own. (torch.clamp's rule at a
 // bound is not the same in every torch: 1 in 2.13; 0 or one half in 2.14.)
-#include "tensor_clamp.h"
-
+#include "clamp.h"
 #include "node.h"
 #include "op.h"
 
@@ -100,13 +99,19 @@ struct ClampGradient {
 
 }  // namespace
 
-at::Tensor tensor_clamp(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
+at::Tensor tensor_clamp_composite(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
+  const auto dtype = x.scalar_type();
+  return clamp_by_comparison(x, bound_in_dtype(Side::min, min_val, dtype), bound_in_dtype(Side::max, max_val, dtype));
+}
+
+at::Tensor tensor_clamp_eager(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
   const auto dtype = x.scalar_type();
   return at::clamp(x, bound_in_dtype(Side::min, min_val, dtype), bound_in_dtype(Side::max, max_val, dtype));
 }
 
 TORCH_LIBRARY_FRAGMENT(ste, library) {
-  Op<ClampGradient, tensor_clamp>::define(library, "tensor_clamp(Tensor x, Tensor min_val, Tensor max_val) -> Tensor");
+  Op<ClampGradient, tensor_clamp_composite, tensor_clamp_eager>::define(
+      library, "tensor_clamp(Tensor x, Tensor min_val, Tensor max_val) -> Tensor");
 }
 
 }  // namespace ste

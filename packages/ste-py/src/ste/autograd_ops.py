@@ -107,12 +107,7 @@ class scalar_clamp_ste_fn(_StraightThrough):
 
     @staticmethod
     def decomposition(x: Tensor, min_val: torch.types.Number, max_val: torch.types.Number) -> Tensor:
-        """What compilers see. inductor turns torch.clamp into minimum and maximum, which give clamp(-0.0, 0.0, 1.0)
-        the sign of the bound.
-        """
-        lower, upper = _scalar_bounds(x, min_val, max_val)
-        raised = torch.where((x >= lower) | (x != x), x, lower)
-        return torch.where((raised <= upper) | (raised != raised), raised, upper)
+        return _clamp_by_comparison(x, *_scalar_bounds(x, min_val, max_val))
 
 
 class tensor_clamp_ste_fn(_StraightThrough):
@@ -121,7 +116,12 @@ class tensor_clamp_ste_fn(_StraightThrough):
     @staticmethod
     def forward(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
         check_bounds("tensor_clamp_ste", x, min_val, max_val)
-        return _tensor_clamp(x, min_val, max_val)
+        return torch.clamp(x, *_tensor_bounds(x, min_val, max_val))
+
+    @staticmethod
+    def decomposition(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
+        check_bounds("tensor_clamp_ste", x, min_val, max_val)
+        return _clamp_by_comparison(x, *_tensor_bounds(x, min_val, max_val))
 
 
 class tensor_clamp_fn(_ElementwiseFunction):
@@ -130,7 +130,7 @@ class tensor_clamp_fn(_ElementwiseFunction):
     @staticmethod
     def forward(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
         check_bounds("tensor_clamp", x, min_val, max_val)
-        return _tensor_clamp(x, min_val, max_val)
+        return torch.clamp(x, *_tensor_bounds(x, min_val, max_val))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -169,10 +169,11 @@ class tensor_clamp_fn(_ElementwiseFunction):
         """The same values and the same gradients from operations of torch alone, at every level of every transform."""
         check_bounds("tensor_clamp", x, min_val, max_val)
         if not x.is_floating_point():
-            return _tensor_clamp(x, min_val, max_val)
+            return _clamp_by_comparison(x, *_tensor_bounds(x, min_val, max_val))
         is_x, is_min, is_max = _owners(x, min_val, max_val)
         widest = _widest(x, min_val, max_val)
-        y = _tensor_clamp(x.detach(), min_val.detach(), max_val.detach()).to(widest)  # NaN, and nothing else, remains
+        # What is left of the detached result is NaN.
+        y = _clamp_by_comparison(x.detach(), *_tensor_bounds(x, min_val.detach(), max_val.detach())).to(widest)
         y = torch.where(is_x, x.to(widest), y)
         y = torch.where(is_min, min_val.to(widest), y)
         return torch.where(is_max, max_val.to(widest), y).to(x.dtype)
@@ -194,9 +195,18 @@ def _scalar_bounds(x: Tensor, min_val: Any, max_val: Any) -> tuple[int | float, 
     )
 
 
-def _tensor_clamp(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
-    lower = tensor_bound(min_val, x.dtype, is_min=True)
-    return torch.clamp(x, lower, tensor_bound(max_val, x.dtype, is_min=False))
+def _tensor_bounds(x: Tensor, min_val: Tensor, max_val: Tensor) -> tuple[Tensor, Tensor]:
+    return tensor_bound(min_val, x.dtype, is_min=True), tensor_bound(max_val, x.dtype, is_min=False)
+
+
+def _clamp_by_comparison(x: Tensor, min_val: Any, max_val: Any) -> Tensor:
+    """Clamp between bounds in x's dtype, as compilers and jagged tensors see it.
+
+    inductor turns torch.clamp into minimum and maximum, which give clamp(-0.0, 0.0, 1.0) the sign of the bound; and a
+    jagged tensor has no torch.clamp between tensors.
+    """
+    raised = torch.where((x >= min_val) | (x != x), x, min_val)
+    return torch.where((raised <= max_val) | (raised != raised), raised, max_val)
 
 
 def _owners(x: Tensor, min_val: Tensor, max_val: Tensor) -> tuple[Tensor, Tensor, Tensor]:
