@@ -45,8 +45,8 @@ add_library(ste::torch_python ALIAS ste_torch_python)
 target_link_libraries(ste_torch_python INTERFACE ste::torch)
 
 foreach(library IN ITEMS c10 torch_cpu torch torch_python)
-  find_library(STE_LIBRARY_${library} ${library} PATHS "${torch_root}/lib" NO_DEFAULT_PATH REQUIRED)
-  mark_as_advanced(STE_LIBRARY_${library})
+  # NO_CACHE: a build folder that is used again must not link the torch that it was first used with.
+  find_library(STE_LIBRARY_${library} ${library} PATHS "${torch_root}/lib" NO_DEFAULT_PATH NO_CACHE REQUIRED)
 endforeach()
 target_link_libraries(ste_torch INTERFACE "${STE_LIBRARY_torch}" "${STE_LIBRARY_torch_cpu}" "${STE_LIBRARY_c10}")
 target_link_libraries(ste_torch_python INTERFACE "${STE_LIBRARY_torch_python}")

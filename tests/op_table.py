@@ -4,6 +4,7 @@ A row's reference is written with NumPy in float64, from the contract and not fr
 produce are all exact in it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -122,6 +123,13 @@ OPS = [
 # One row for each op, where its arguments do not matter.
 DISTINCT_OPS = list({op.name: op for op in OPS}.values())
 STRAIGHT_THROUGH_OPS = [op for op in OPS if op.straight_through]
+
+# Pairs of bounds that are corners of a clamp, in some dtype or in all.
+BOUNDS = [
+    *[(1.0, -1.0), (math.nan, 1.0), (-1.0, math.nan), (math.nan, math.nan), (-math.inf, math.inf), (math.inf, 0.0)],
+    *[(-0.0, 0.0), (0.0, 1.0), (-1.0, -0.0), (0.1, 0.7), (-5e-324, 5e-324), (-1e6, 1e6), (-1e300, 1e300), (1e39, 1e300)],
+    *[(-65519.0, 65519.0), (-65520.0, 65520.0), (-3.4e38, 3.4e38), (-3.39e38, 3.395e38), (-3.4028236e38, 3.40282356e38)],
+]
 
 FLOATING = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 INTEGER = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from bits import assert_same_bits, values
-from op_table import FLOATING, OPS, STRAIGHT_THROUGH_OPS, Op
+from op_table import BOUNDS, FLOATING, OPS, STRAIGHT_THROUGH_OPS, Op
 from test_gradient import expected_gradient
 from functorch.compile import make_boxed_func
 from torch import Tensor, vmap
@@ -75,6 +75,24 @@ def test_a_second_batch_size_does_not_recompile(op: Op, device: str) -> None:
         x = torch.linspace(-4, 4, 3 * size, device=device).reshape(size, 3)
         assert_same_bits(function(x), op(x))
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("name", ["scalar_clamp_ste", "tensor_clamp_ste", "tensor_clamp"])
+@pytest.mark.parametrize("bounds", BOUNDS, ids=str)
+def test_bounds_of_every_kind(name: str, bounds: tuple[float, float], device: str) -> None:
+    """What compilers see of a clamp, by other operations than in eager mode: the same values and the same gradients."""
+    clamp = getattr(ste, name)
+    arguments = bounds if name == "scalar_clamp_ste" else [torch.tensor(b, device=device) for b in bounds]
+    x = values(torch.float32, device).requires_grad_()
+    expected = clamp(x, *arguments)
+    y = torch.compile(clamp, fullgraph=True, backend="aot_eager")(x, *arguments)
+    if name == "scalar_clamp_ste" and bounds not in ((-0.0, 0.0), (-5e-324, 5e-324)):
+        assert_same_bits(y, expected, x)
+    else:
+        # The sign of a zero is unspecified where a tensor bound is a zero; and torch.compile merges constants that
+        # compare equal, in AOTAutograd as in inductor, so that the bounds -0.0 and 0.0 become one.
+        assert_same_bits(torch.where(y == 0, 0.0, y), torch.where(expected == 0, 0.0, expected), x)
+    assert_same_bits(*(torch.autograd.grad(out.sum(), x)[0] for out in (y, expected)))
 
 
 def test_a_scalar_bound_may_change(device: str) -> None:

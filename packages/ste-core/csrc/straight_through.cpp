@@ -73,7 +73,8 @@ struct ScalarBounds {
 
 at::Tensor scalar_clamp_composite(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val) {
   const ScalarBounds bound(x, min_val, max_val);
-  return clamp_by_comparison(x, bound.min, bound.max);
+  const auto options = x.options().layout(at::kStrided);
+  return clamp_by_comparison(x, at::scalar_tensor(bound.min, options), at::scalar_tensor(bound.max, options));
 }
 
 at::Tensor scalar_clamp_eager(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val) {

@@ -99,6 +99,11 @@ struct ClampGradient {
 
 }  // namespace
 
+at::Tensor clamp_by_comparison(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
+  const auto raised = at::where(x.ge(min_val).logical_or(x.ne(x)), x, min_val);
+  return at::where(raised.le(max_val).logical_or(raised.ne(raised)), raised, max_val);
+}
+
 at::Tensor tensor_clamp_composite(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
   const auto dtype = x.scalar_type();
   return clamp_by_comparison(x, bound_in_dtype(Side::min, min_val, dtype), bound_in_dtype(Side::max, max_val, dtype));

@@ -25,7 +25,7 @@ def _describe_core() -> str:
         builds = ste_core.builds()
     except ModuleNotFoundError:
         return "not installed"
-    except (AttributeError, ImportError, OSError, TypeError, ValueError) as error:
+    except (AttributeError, ImportError, OSError, SyntaxError, TypeError, ValueError) as error:
         return f"damaged: {error}"
     lines = [
         f"for torch {build.torch}, Python {build.python}, {build.compiler}, CUDA {build.cuda or 'none'}"

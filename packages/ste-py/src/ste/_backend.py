@@ -78,7 +78,7 @@ def _load(requested: str) -> tuple[Backend, ModuleType | None]:
             if error.name != "ste_core":
                 failure = error
         # What a damaged installation raises: a file that is missing, or is not what it should be.
-        except (AttributeError, ImportError, OSError, TypeError, ValueError) as error:
+        except (AttributeError, ImportError, OSError, SyntaxError, TypeError, ValueError) as error:
             failure = error
     if failure is None:
         choice = choose(

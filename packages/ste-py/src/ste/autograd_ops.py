@@ -107,7 +107,8 @@ class scalar_clamp_ste_fn(_StraightThrough):
 
     @staticmethod
     def decomposition(x: Tensor, min_val: torch.types.Number, max_val: torch.types.Number) -> Tensor:
-        return _clamp_by_comparison(x, *_scalar_bounds(x, min_val, max_val))
+        bounds = _scalar_bounds(x, min_val, max_val)
+        return _clamp_by_comparison(x, *(torch.scalar_tensor(b, dtype=x.dtype, device=x.device) for b in bounds))
 
 
 class tensor_clamp_ste_fn(_StraightThrough):
@@ -172,11 +173,12 @@ class tensor_clamp_fn(_ElementwiseFunction):
             return _clamp_by_comparison(x, *_tensor_bounds(x, min_val, max_val))
         is_x, is_min, is_max = _owners(x, min_val, max_val)
         widest = _widest(x, min_val, max_val)
-        # What is left of the detached result is NaN.
         y = _clamp_by_comparison(x.detach(), *_tensor_bounds(x, min_val.detach(), max_val.detach())).to(widest)
-        y = torch.where(is_x, x.to(widest), y)
-        y = torch.where(is_min, min_val.to(widest), y)
-        return torch.where(is_max, max_val.to(widest), y).to(x.dtype)
+        nan_or_nothing = torch.where(y.isnan(), y, -0.0)  # what is added changes no value, of zeros the sign neither
+        owned = torch.where(is_x, x.to(widest), y)
+        owned = torch.where(is_min, min_val.to(widest), owned)
+        owned = torch.where(is_max, max_val.to(widest), owned)
+        return (owned + nan_or_nothing).to(x.dtype)
 
 
 def without_gradient_to_bounds(x: Any, *bounds: Any) -> tuple[Any, ...]:
@@ -199,7 +201,7 @@ def _tensor_bounds(x: Tensor, min_val: Tensor, max_val: Tensor) -> tuple[Tensor,
     return tensor_bound(min_val, x.dtype, is_min=True), tensor_bound(max_val, x.dtype, is_min=False)
 
 
-def _clamp_by_comparison(x: Tensor, min_val: Any, max_val: Any) -> Tensor:
+def _clamp_by_comparison(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
     """Clamp between bounds in x's dtype, as compilers and jagged tensors see it.
 
     inductor turns torch.clamp into minimum and maximum, which give clamp(-0.0, 0.0, 1.0) the sign of the bound; and a

@@ -21,8 +21,8 @@ def tensor_clamp(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
     bound's own shape, in the widest of the three dtypes. The rule is the same with every torch; that of
     :func:`torch.clamp` at a bound is not.
 
-    The forward is that of :func:`ste.tensor_clamp_ste`. Where x or a bound is NaN, the result is NaN and no argument
-    gets a gradient.
+    The forward is that of :func:`ste.tensor_clamp_ste`. Where x or a bound is NaN, the result is NaN; the gradient still
+    follows the comparisons above, all of which NaN fails.
 
     Args:
         x: Any shape; a floating or integer dtype.

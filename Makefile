@@ -1,0 +1,104 @@
+# The front door. `make help` lists what there is.
+#
+# TORCH=2.14.1   which torch; each has an environment of its own, .venv/torch-$(TORCH)
+# CORE=matching  which ste-core the tests run with: matching, none, or other (built for another torch)
+# PYTHON=python3 which Python the environments are made with
+
+TORCH ?= 2.13.0
+CORE ?= matching
+PYTHON ?= python3
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.SECONDARY:
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+env := .venv/torch-$(TORCH)
+python := $(env)/bin/python
+other_torch := $(if $(filter 2.14.%,$(TORCH)),2.13.0,2.14.1)
+
+core_sources := $(shell find packages/ste-core cmake -type f -not -name '*.pyc')
+
+ifeq ($(CORE),matching)
+core_wheel := build/wheels/torch-$(TORCH)/stamp
+expect := native
+else ifeq ($(CORE),other)
+core_wheel := build/wheels/torch-$(other_torch)/stamp
+expect := mismatched
+else ifeq ($(CORE),none)
+core_wheel :=
+expect := absent
+else
+$(error CORE must be matching, none or other, got $(CORE))
+endif
+
+.PHONY: help demo test lint format clean core
+
+help:
+	@echo "make demo    train a quantized network on real data, with a table and a plot of the result"
+	@echo "make test    run all tests          (TORCH=2.14.1: with that torch; CORE=none: without ste-core;"
+	@echo "                                     CORE=other: with a ste-core that was built for another torch)"
+	@echo "make lint    check types, style and versions"
+	@echo "make format  format the sources"
+	@echo "make clean   remove everything that make has made"
+
+demo: core $(env)/demo.stamp
+	$(python) examples/digits.py --check
+
+test: core
+	OMP_NUM_THREADS=1 STE_TEST_EXPECT=$(expect) $(python) -m pytest -q -n auto --maxprocesses=8 $(PYTEST_ARGS)
+
+python_sources := packages/ste-py/src packages/ste-core/src tests tools examples
+cpp_sources := $(wildcard packages/ste-core/csrc/*)
+
+lint: $(env)/packages.stamp $(env)/lint.stamp
+	$(env)/bin/ruff check $(python_sources)
+	$(env)/bin/ruff format --check $(python_sources)
+	$(env)/bin/mypy
+	$(env)/bin/clang-format --dry-run --Werror $(cpp_sources)
+	$(python) tools/check_versions.py
+
+format: $(env)/packages.stamp $(env)/lint.stamp
+	$(env)/bin/ruff check --fix $(python_sources)
+	$(env)/bin/ruff format $(python_sources)
+	$(env)/bin/clang-format -i $(cpp_sources)
+
+clean:
+	rm -rf .venv build demo_results
+
+# The environment: torch, then the tools, then ste-py in place.
+
+.venv/torch-%/torch.stamp:
+	$(PYTHON) -m venv .venv/torch-$*
+	.venv/torch-$*/bin/pip install -q "pip>=25.1"
+	.venv/torch-$*/bin/pip install -q torch==$*
+	touch $@
+
+.venv/torch-%/packages.stamp: .venv/torch-%/torch.stamp pyproject.toml packages/ste-py/pyproject.toml
+	.venv/torch-$*/bin/pip install -q --group build --group test
+	.venv/torch-$*/bin/pip install -q --no-build-isolation -e packages/ste-py
+	touch $@
+
+$(env)/demo.stamp $(env)/lint.stamp: $(env)/%.stamp: $(env)/torch.stamp pyproject.toml
+	$(env)/bin/pip install -q --group $*
+	touch $@
+
+# ste-core: a wheel for each torch, compiled against the one that is installed, and the one that CORE asks for installed.
+
+build/wheels/torch-%/stamp: $(core_sources) | .venv/torch-%/packages.stamp
+	rm -rf $(@D)
+	.venv/torch-$*/bin/pip wheel -q --no-build-isolation --no-deps -w $(@D) packages/ste-core \
+	  -Cbuild-dir=$(CURDIR)/build/ste-core/torch-$* -Ccmake.define.STE_WERROR=ON
+	touch $@
+
+core: $(env)/packages.stamp $(core_wheel)
+ifeq ($(CORE),none)
+	@if [ -e $(env)/core ]; then $(env)/bin/pip uninstall -q -y ste-core; rm $(env)/core; fi
+else
+	@sum=$$(cksum $(dir $(core_wheel))ste_core-*.whl); \
+	if [ "$$(cat $(env)/core 2>/dev/null)" != "$$sum" ]; then \
+	  $(env)/bin/pip install -q --no-deps --force-reinstall $(dir $(core_wheel))ste_core-*.whl; \
+	  echo "$$sum" > $(env)/core; \
+	fi
+endif
