@@ -39,10 +39,15 @@ def special_values(dtype: torch.dtype, device: str = "cpu") -> Tensor:
     magnitudes += [whole / 4 + 0.25, whole / 2 - 0.5, whole / 2 + 0.5, whole - 1, whole, whole + 2]
     magnitudes += [info.smallest_normal, info.smallest_normal * info.eps, info.max, info.max / 3, math.inf]
     base = torch.tensor(magnitudes, dtype=torch.float64).to(dtype)
-    neighbours = [torch.nextafter(base, torch.full_like(base, to)) for to in (math.inf, -math.inf)] if dtype in (
-        torch.float32,
-        torch.float64,
-    ) else []
+    neighbours = (
+        [torch.nextafter(base, torch.full_like(base, to)) for to in (math.inf, -math.inf)]
+        if dtype
+        in (
+            torch.float32,
+            torch.float64,
+        )
+        else []
+    )
     positive = torch.cat([base, *neighbours])
     nan = torch.tensor([math.nan], dtype=dtype)
     # Three times over, so that each value meets vector lanes as well as the tail of the loop.

@@ -24,7 +24,11 @@ def pytest_configure(config: pytest.Config) -> None:
     native_expected = EXPECTED == "native"
     if EXPECTED and native_expected != (found.name == "native"):
         raise pytest.UsageError(f"STE_TEST_EXPECT={EXPECTED}, but the backend is {found}")
-    told = [w for w in import_warnings if w.category is RuntimeWarning and "ste runs on its Python backend" in str(w.message)]
+    told = [
+        w
+        for w in import_warnings
+        if w.category is RuntimeWarning and "ste runs on its Python backend" in str(w.message)
+    ]
     if EXPECTED and len(told) != (EXPECTED == "mismatched"):
         raise pytest.UsageError(f"STE_TEST_EXPECT={EXPECTED}, but importing ste gave {len(told)} warnings")
 

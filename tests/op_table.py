@@ -127,8 +127,23 @@ STRAIGHT_THROUGH_OPS = [op for op in OPS if op.straight_through]
 # Pairs of bounds that are corners of a clamp, in some dtype or in all.
 BOUNDS = [
     *[(1.0, -1.0), (math.nan, 1.0), (-1.0, math.nan), (math.nan, math.nan), (-math.inf, math.inf), (math.inf, 0.0)],
-    *[(-0.0, 0.0), (0.0, 1.0), (-1.0, -0.0), (0.1, 0.7), (-5e-324, 5e-324), (-1e6, 1e6), (-1e300, 1e300), (1e39, 1e300)],
-    *[(-65519.0, 65519.0), (-65520.0, 65520.0), (-3.4e38, 3.4e38), (-3.39e38, 3.395e38), (-3.4028236e38, 3.40282356e38)],
+    *[
+        (-0.0, 0.0),
+        (0.0, 1.0),
+        (-1.0, -0.0),
+        (0.1, 0.7),
+        (-5e-324, 5e-324),
+        (-1e6, 1e6),
+        (-1e300, 1e300),
+        (1e39, 1e300),
+    ],
+    *[
+        (-65519.0, 65519.0),
+        (-65520.0, 65520.0),
+        (-3.4e38, 3.4e38),
+        (-3.39e38, 3.395e38),
+        (-3.4028236e38, 3.40282356e38),
+    ],
 ]
 
 FLOATING = [torch.float64, torch.float32, torch.float16, torch.bfloat16]

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 from bits import assert_same_bits, values
+from functorch.compile import make_boxed_func
 from op_table import BOUNDS, FLOATING, OPS, STRAIGHT_THROUGH_OPS, Op
 from test_gradient import expected_gradient
-from functorch.compile import make_boxed_func
 from torch import Tensor, vmap
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounter
@@ -26,7 +26,7 @@ class Graphs:
         self.targets: list[Any] = []
         self.backend = aot_autograd(fw_compiler=self._keep, bw_compiler=self._keep)
 
-    def _keep(self, graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+    def _keep(self, graph: torch.fx.GraphModule, _: Any) -> Any:
         self.targets += [node.target for node in graph.graph.nodes if node.op == "call_function"]
         return make_boxed_func(graph.forward)
 
@@ -49,7 +49,9 @@ def test_the_function_itself_compiles(op: Op, device: str) -> None:
     arguments = op.arguments_for(x)
     function = torch.compile(op.function, fullgraph=True, backend="aot_eager")
     assert_same_bits(function(x, *arguments), op(x))
-    mapped = torch.compile(vmap(op.function, in_dims=(0, *[None] * len(arguments))), fullgraph=True, backend="aot_eager")
+    mapped = torch.compile(
+        vmap(op.function, in_dims=(0, *[None] * len(arguments))), fullgraph=True, backend="aot_eager"
+    )
     scalars = tuple(a[0] if isinstance(a, Tensor) and a.dim() else a for a in arguments)
     assert_same_bits(mapped(x, *scalars), op.function(x, *scalars))
 
@@ -81,7 +83,7 @@ def test_a_second_batch_size_does_not_recompile(op: Op, device: str) -> None:
 @pytest.mark.parametrize("bounds", BOUNDS, ids=str)
 def test_bounds_of_every_kind(name: str, bounds: tuple[float, float], device: str) -> None:
     """What compilers see of a clamp, by other operations than in eager mode: the same values and the same gradients."""
-    clamp = getattr(ste, name)
+    clamp: Callable[..., Tensor] = getattr(ste, name)
     arguments = bounds if name == "scalar_clamp_ste" else [torch.tensor(b, device=device) for b in bounds]
     x = values(torch.float32, device).requires_grad_()
     expected = clamp(x, *arguments)

@@ -1,6 +1,7 @@
 """Forward values, bit for bit, against the contract's reference."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -143,7 +144,9 @@ def _clamp(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", INTEGER, ids=str)
-@pytest.mark.parametrize("bounds", [(-1000, 1000), (3, -3), (-math.inf, math.inf), (2**62, 2**63 - 1), (-(2**70), 2**70)])
+@pytest.mark.parametrize(
+    "bounds", [(-1000, 1000), (3, -3), (-math.inf, math.inf), (2**62, 2**63 - 1), (-(2**70), 2**70)]
+)
 def test_integer_clamp_to_scalars_past_the_range(dtype: torch.dtype, bounds: tuple[float, float], device: str) -> None:
     x = values(dtype, device)
     info = torch.iinfo(dtype)
@@ -170,8 +173,7 @@ def test_integer_clamp_to_tensors_of_another_dtype(
         assert y.tolist() == [min(max(v, inner_low), inner_high) for v in x.tolist()], bounds
 
 
-def _inward(bound: float, toward: object, info: torch.iinfo) -> int:
+def _inward(bound: float, toward: Callable[[float], int], info: torch.iinfo) -> int:
     if math.isinf(bound):
         return info.max if bound > 0 else info.min
-    assert callable(toward)
     return min(max(toward(bound), info.min), info.max)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -25,12 +25,12 @@ class Tagged(Tensor):
 class Recorder(Tensor):
     """A subclass that says what it was given to."""
 
-    calls: list[Any] = []
+    calls: ClassVar[list[Any]] = []
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         cls.calls.append(func)
-        return super().__torch_function__(func, types, args, kwargs or {})
+        return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
 
 
 @EVERY_OP
@@ -87,7 +87,7 @@ def test_torch_dispatch_mode(op: Op) -> None:
 
     x = torch.tensor([-3.3, 0.4], requires_grad=True)
     arguments = op.arguments_for(x.detach())
-    with Mode():
+    with Mode():  # type: ignore[no-untyped-call]
         y = op.function(x, *arguments)
     if op.straight_through or ste.backend().name == "native":  # the fallback's tensor_clamp is a composition
         assert op.overload in seen
@@ -104,7 +104,7 @@ def test_parameter(op: Op) -> None:
 
 
 @pytest.fixture
-def nested() -> Iterator[tuple[Tensor, Tensor]]:
+def nested() -> Iterator[tuple[Any, Tensor]]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The PyTorch API of nested tensors is in prototype stage")
         rows = [torch.tensor([[-3.3, 0.4], [1.7, 9.0]]), torch.tensor([[0.6, -0.6]])]
@@ -112,25 +112,27 @@ def nested() -> Iterator[tuple[Tensor, Tensor]]:
 
 
 @EVERY_OP
-def test_jagged_tensor(op: Op, nested: tuple[Tensor, Tensor]) -> None:
+def test_jagged_tensor(op: Op, nested: tuple[Any, Tensor]) -> None:
     x, flat = nested
-    if TORCH < Version("2.13") and len(op.arguments) == 2 and callable(op.arguments[0]):
+    if Version("2.13") > TORCH and len(op.arguments) == 2 and callable(op.arguments[0]):
         pytest.xfail("torch 2.6 has no pointwise op of three arguments on jagged tensors: NotImplementedError")
     arguments = op.arguments_for(flat)
     if any(isinstance(a, Tensor) and a.shape == flat.shape for a in arguments):
         arguments = tuple(torch.nested.nested_tensor_from_jagged(a, x.offsets()) for a in arguments)
     flat.requires_grad_()
-    y, expected = op.function(x, *arguments), op(flat)
+    y: Any = op.function(x, *arguments)
+    expected = op(flat)
     assert y.is_nested and y.layout == torch.jagged and type(y) is type(x)
     assert torch.equal(y.values(), expected)
     weight = torch.tensor([1.0, 2.0])
+    gradient: Any
     (gradient,) = torch.autograd.grad((y.values() * weight).sum(), x)
     (expected_gradient,) = torch.autograd.grad((expected * weight).sum(), flat)
     assert torch.equal(gradient.values(), expected_gradient)
 
 
 @pytest.mark.skipif(
-    not torch.backends.cuda.is_built() or TORCH < Version("2.13"),
+    not torch.backends.cuda.is_built() or Version("2.13") > TORCH,
     reason="a CPU build of torch, and torch 2.6 on a machine without a GPU, abort the process here, for torch.sin too",
 )
 @pytest.mark.parametrize("op", DISTINCT_OPS, ids=str)

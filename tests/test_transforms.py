@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 from op_table import OPS, STRAIGHT_THROUGH_OPS, Op
+from test_gradient import expected_gradient
 from torch import Tensor, vmap
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp
-from test_gradient import expected_gradient
 
 import ste
 
@@ -30,7 +30,7 @@ EVERY_MODE = pytest.mark.parametrize("mode", [eagerly, compiled])
 X = torch.tensor([-3.3, -0.6, 0.4, 1.7])
 
 
-def one_hot_sum(op: Op, x: Tensor) -> tuple[Function, Tensor, Tensor]:
+def sum_of_squares(op: Op, x: Tensor) -> tuple[Function, Tensor, Tensor]:
     """The function t -> sum(op(t)**2), its gradient, and the diagonal of its Hessian (the rest is zero)."""
     inside = expected_gradient(op, x, torch.ones_like(x))
     return (lambda t: (op(t) ** 2).sum()), 2 * op(x) * inside, 2 * inside
@@ -40,7 +40,7 @@ def one_hot_sum(op: Op, x: Tensor) -> tuple[Function, Tensor, Tensor]:
 @EVERY_MODE
 def test_grad(op: Op, mode: Function, device: str) -> None:
     x = X.to(device)
-    f, first, _ = one_hot_sum(op, x)
+    f, first, _ = sum_of_squares(op, x)
     assert torch.equal(mode(grad(f))(x), first)
     assert torch.equal(mode(lambda t: vjp(f, t)[1](torch.ones((), device=device))[0])(x), first)
 
@@ -59,11 +59,15 @@ def test_jvp(op: Op, mode: Function, device: str) -> None:
 @EVERY_MODE
 def test_vmap_of_grad_and_grad_of_vmap(op: Op, mode: Function, device: str) -> None:
     x = X.to(device)
-    f, first, _ = one_hot_sum(op, x)
+    f, _, _ = sum_of_squares(op, x)
     rows = torch.stack([x, x + 1, x - 1])
-    expected = torch.stack([one_hot_sum(op, row)[1] for row in rows])
+    expected = torch.stack([sum_of_squares(op, row)[1] for row in rows])
     assert torch.equal(mode(vmap(grad(f)))(rows), expected)
-    assert torch.equal(mode(grad(lambda t: vmap(f)(t).sum()))(rows), expected)
+
+    def total(t: Tensor) -> Any:
+        return vmap(f)(t).sum()
+
+    assert torch.equal(mode(grad(total))(rows), expected)
 
 
 @EVERY_OP
@@ -72,7 +76,7 @@ def test_vmap_of_grad_and_grad_of_vmap(op: Op, mode: Function, device: str) -> N
 @pytest.mark.parametrize("inner", [jacfwd, jacrev])
 def test_hessians(op: Op, outer: Function, inner: Function, mode: Function, device: str) -> None:
     x = X.to(device)
-    f, _, diagonal = one_hot_sum(op, x)
+    f, _, diagonal = sum_of_squares(op, x)
     assert torch.equal(mode(outer(inner(f)))(x), torch.diag(diagonal))
 
 
@@ -80,7 +84,7 @@ def test_hessians(op: Op, outer: Function, inner: Function, mode: Function, devi
 @EVERY_MODE
 def test_hessian(op: Op, mode: Function, device: str) -> None:
     x = X.to(device)
-    f, _, diagonal = one_hot_sum(op, x)
+    f, _, diagonal = sum_of_squares(op, x)
     assert torch.equal(mode(hessian(f))(x), torch.diag(diagonal))
 
 
@@ -88,7 +92,7 @@ def test_hessian(op: Op, mode: Function, device: str) -> None:
 @EVERY_MODE
 def test_three_levels(op: Op, mode: Function, device: str) -> None:
     x = X.to(device)
-    f, first, diagonal = one_hot_sum(op, x)
+    f, first, diagonal = sum_of_squares(op, x)
     rows = torch.stack([x, x])
     ones = torch.ones_like(rows)
     values, tangents = mode(lambda t, v: jvp(vmap(grad(f)), (t,), (v,)))(rows, ones)
@@ -108,13 +112,17 @@ def test_hessian_of_a_square_is_twice_the_identity(device: str) -> None:
 @EVERY_MODE
 def test_gradient_where_x_is_not_finite(op: Op, mode: Function, device: str) -> None:
     x = torch.tensor([float("inf"), -float("inf"), float("nan"), 0.5], device=device)
-    assert torch.equal(mode(grad(lambda t: (op(t) * 3).sum()))(x), torch.full_like(x, 3))
+
+    def f(t: Tensor) -> Any:
+        return (op(t) * 3).sum()
+
+    assert torch.equal(mode(grad(f))(x), torch.full_like(x, 3))
 
 
 @EVERY_OP
 def test_no_grad_inside_a_transform_is_for_the_inner_level_only(op: Op, device: str) -> None:
     x = X.to(device)
-    f, first, _ = one_hot_sum(op, x)
+    _, first, _ = sum_of_squares(op, x)
 
     def inner_without_gradient(t: Tensor) -> Tensor:
         with torch.no_grad():
@@ -132,7 +140,9 @@ CLAMPS = pytest.mark.parametrize("name", ["tensor_clamp", "tensor_clamp_ste"])
 @CLAMPS
 @EVERY_MODE
 @pytest.mark.parametrize(
-    "in_dims", [(0, 0, 0), (0, None, None), (None, 0, None), (None, 0, 0), (1, 0, None), (-1, 1, 0), (2, None, 1)], ids=str
+    "in_dims",
+    [(0, 0, 0), (0, None, None), (None, 0, None), (None, 0, 0), (1, 0, None), (-1, 1, 0), (2, None, 1)],
+    ids=str,
 )
 def test_vmap_over_any_argument(name: str, in_dims: tuple[int | None, ...], mode: Function, device: str) -> None:
     clamp = getattr(ste, name)
@@ -151,11 +161,13 @@ def test_vmap_over_any_argument(name: str, in_dims: tuple[int | None, ...], mode
     expected = torch.stack([clamp(*row(i)) for i in range(2)])
     assert torch.equal(mode(vmap(clamp, in_dims=in_dims))(*arguments), expected)
 
-    def loss(*args: Tensor) -> Tensor:
+    def loss(*args: Tensor) -> Any:
         return (clamp(*args) ** 2).sum()
 
-    gradients = [torch.autograd.grad(loss(*(a.requires_grad_() for a in row_)), row_, allow_unused=True)
-                 for row_ in ([t.detach().clone() for t in row(i)] for i in range(2))]
+    gradients = [
+        torch.autograd.grad(loss(*(a.requires_grad_() for a in row_)), row_, allow_unused=True)
+        for row_ in ([t.detach().clone() for t in row(i)] for i in range(2))
+    ]
     argnums = (0, 1, 2) if name == "tensor_clamp" else 0
     actual = mode(vmap(grad(loss, argnums=argnums), in_dims=in_dims))(*arguments)
     for position, part in enumerate(actual if isinstance(actual, tuple) else (actual,)):
@@ -182,7 +194,7 @@ def test_per_sample_gradients_of_a_module(device: str) -> None:
     layer = torch.nn.Linear(4, 2).to(device)
     x, target = torch.randn(6, 4, device=device), torch.randn(6, 2, device=device)
 
-    def loss(parameters: dict[str, Tensor], sample: Tensor, wanted: Tensor) -> Tensor:
+    def loss(parameters: dict[str, Tensor], sample: Tensor, wanted: Tensor) -> Any:
         quantized = {k: ste.scalar_clamp_ste(ste.round_ste(p * 4), -3.0, 3.0) / 4 for k, p in parameters.items()}
         return ((functional_call(layer, quantized, (sample,)) - wanted) ** 2).sum()
 
@@ -197,9 +209,9 @@ def test_per_sample_gradients_of_a_module(device: str) -> None:
 @EVERY_OP
 def test_autograd_classes_under_transforms(op: Op, device: str) -> None:
     x = X.to(device)
-    f, first, diagonal = one_hot_sum(op, x)
+    _, first, diagonal = sum_of_squares(op, x)
 
-    def g(t: Tensor) -> Tensor:
+    def g(t: Tensor) -> Any:
         return (op.autograd_class.apply(t, *op.arguments_for(t)) ** 2).sum()
 
     assert torch.equal(grad(g)(x), first)

@@ -1,6 +1,6 @@
-// The batching rule of an elementwise op: vmap's own dimension becomes the first one, and the op itself is called on what
-// results. (A rule that called the op's forward instead would hide the op from the levels outside it: grad(vmap(f)) would
-// then be silently zero.)
+// The batching rule of an elementwise op: vmap's own dimension becomes the first one, and the op itself is called on
+// what results. (A rule that called the op's forward instead would hide the op from the levels outside it:
+// grad(vmap(f)) would then be silently zero.)
 #pragma once
 
 #include <ATen/core/Tensor.h>

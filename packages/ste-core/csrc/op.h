@@ -2,8 +2,8 @@
 //
 // - The forward is the CompositeImplicitAutograd kernel, so compilers, exporters and DTensor look through the op.
 // - Autograd has a kernel at *each* concrete autograd key. A key that has none falls to the composite kernel, which is
-//   differentiated instead: for a rounding function, a gradient of zero and no error. (The alias key `Autograd` will not
-//   do: the composite kernel takes precedence over it.)
+//   differentiated instead: for a rounding function, a gradient of zero and no error. (The alias key `Autograd` will
+//   not do: the composite kernel takes precedence over it.)
 // - That kernel records a node and redispatches to the op itself below autograd, so that the next level of torch.func
 //   finds the op and not its forward.
 // - vmap has a batching rule that calls the op itself (batching.h).
@@ -23,10 +23,10 @@
 
 namespace ste {
 
-// `Gradient::record(below, x, args...)` calls `below()` for the result and makes it differentiable. `Composite` and `Eager`
-// compute the op from arguments that have been checked, to the same bits: `Composite` for compilers and for tensors that
-// are not plain, `Eager` for all others, where a single kernel does it. (Not by a registration at CPU and CUDA: the op
-// would then stay in the graph of torch.compile as a call that nothing fuses with.)
+// `Gradient::record(below, x, args...)` calls `below()` for the result and makes it differentiable. `Composite` and
+// `Eager` compute the op from arguments that have been checked, to the same bits: `Composite` for compilers and for
+// tensors that are not plain, `Eager` for all others, where a single kernel does it. (Not by a registration at CPU and
+// CUDA: the op would then stay in the graph of torch.compile as a call that nothing fuses with.)
 template <typename Gradient, auto Composite, auto Eager = Composite, typename Signature = decltype(Composite)>
 class Op;
 

@@ -1,8 +1,9 @@
 // The eager call from Python: one function per op, at the cost of torch.round.
 //
-// torch.ops.ste.<op> is correct too, and takes half as long again: it looks up attributes and boxes every argument. These
-// functions unpack their arguments themselves, release the GIL and call the dispatcher through a typed handle. They take
-// `py::handle`, never a typed argument: the error with which pybind11 rejects an argument prints it, data and all.
+// torch.ops.ste.<op> is correct too, and takes half as long again: it looks up attributes and boxes every argument.
+// These functions unpack their arguments themselves, release the GIL and call the dispatcher through a typed handle.
+// They take `py::handle`, never a typed argument: the error with which pybind11 rejects an argument prints it, data and
+// all.
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -164,8 +165,8 @@ py::object first_match(const c10::OperatorHandle& op, const py::object& overrida
 py::object function(const std::string& name, const py::object& overridable) {
   HANDLE_TH_ERRORS
   const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(("ste::" + name).c_str(), "");
-  return first_match<
-      Caller<>, Caller<double>, Caller<at::Scalar, at::Scalar>, Caller<at::Tensor, at::Tensor>>(op, overridable);
+  return first_match<Caller<>, Caller<double>, Caller<at::Scalar, at::Scalar>, Caller<at::Tensor, at::Tensor>>(
+      op, overridable);
   END_HANDLE_TH_ERRORS_PYBIND
 }
 

@@ -1,5 +1,5 @@
-// tensor_clamp: the clamp that is differentiable in x and in both bounds, by a rule of its own. (torch.clamp's rule at a
-// bound is not the same in every torch: 1 in 2.13; 0 or one half in 2.14.)
+// tensor_clamp: the clamp that is differentiable in x and in both bounds, by a rule of its own. (torch.clamp's rule at
+// a bound is not the same in every torch: 1 in 2.13; 0 or one half in 2.14.)
 #include "clamp.h"
 #include "node.h"
 #include "op.h"
@@ -85,8 +85,8 @@ struct ClampGradient {
       node->set_next_edges(autograd::collect_next_edges(x, min_val, max_val));
       autograd::set_history(y, node);
     }
-    if (differentiable && (autograd::isFwGradDefined(x) || autograd::isFwGradDefined(min_val) ||
-                           autograd::isFwGradDefined(max_val))) {
+    if (differentiable &&
+        (autograd::isFwGradDefined(x) || autograd::isFwGradDefined(min_val) || autograd::isFwGradDefined(max_val))) {
       const Owner owner(x, min_val, max_val);
       const auto bound = at::where(owner.is_max, tangent_or_zero(max_val), tangent_or_zero(min_val));
       const auto tangent =

@@ -7,7 +7,6 @@
 import importlib.machinery
 import importlib.util
 import json
-import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -64,7 +63,7 @@ def load(build: Build) -> ModuleType:
     import torch
 
     torch.ops.load_library(next(build.folder.glob("*ste.*"), build.folder / "libste.so"))
-    path = build.folder / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    path = build.folder / f"_C{importlib.machinery.EXTENSION_SUFFIXES[0]}"
     loader = importlib.machinery.ExtensionFileLoader("ste_core._C", str(path))
     spec = importlib.util.spec_from_loader("ste_core._C", loader)
     assert spec is not None

@@ -68,7 +68,7 @@ def number(op: str, name: str, value: Any) -> int | float:
     raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
 
 
-def scalar_bound(op: str, name: str, value: Any, x: Tensor) -> int | float:
+def scalar_bound(op: str, name: str, value: Any, x: Tensor) -> int | float | torch.SymInt | torch.SymFloat:
     """The value that a bound stands for in x's dtype.
 
     For a floating x, what the dtype cannot hold is rounded as a cast rounds it (torch.clamp refuses it: "value cannot
@@ -111,9 +111,9 @@ def tensor_bound(bound: Tensor, dtype: torch.dtype, *, is_min: bool) -> Tensor:
 
 def exact_value(op: str, name: str, value: Any, x: Tensor) -> float:
     """A value that has to be represented exactly when x is an integer tensor."""
-    value = float(number(op, name, value))
+    exact = float(number(op, name, value))
     if not x.is_floating_point():
         info = torch.iinfo(x.dtype)
-        if not (math.isfinite(value) and value.is_integer() and info.min <= value <= info.max):
-            raise ValueError(f"{op}: {name}={value:g} has no {_name(x.dtype)} value")
-    return value
+        if not (math.isfinite(exact) and exact.is_integer() and info.min <= exact <= info.max):
+            raise ValueError(f"{op}: {name}={exact:g} has no {_name(x.dtype)} value")
+    return exact

@@ -68,12 +68,15 @@ def choose(requested: str, *, ste: str, torch: str, core: str | None, builds: Se
 
 def _load(requested: str) -> tuple[Backend, ModuleType | None]:
     """Follow the policy; warn, or raise if the native backend was asked for, where ste-core cannot be used."""
-    core, builds, failure = None, [], None
+    core, builds = None, []
+    failure: Exception | None = None
     if requested != "python":
         try:
             import ste_core
 
             core, builds = ste_core.__version__, ste_core.builds()
+            for build in builds:
+                Version(build.torch)  # an error here, where it counts as damage
         except ModuleNotFoundError as error:
             if error.name != "ste_core":
                 failure = error

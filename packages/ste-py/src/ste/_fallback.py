@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C import (
-    _AutoDispatchBelowAutograd,
     _after_autograd_keyset,
     _are_functorch_transforms_active,
+    _AutoDispatchBelowAutograd,
     _get_tracing_state,
     _is_fwd_grad_enabled,
     _is_torch_function_mode_enabled,
     _len_torch_dispatch_stack,
 )
-from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch._functorch.autograd_function import enable_single_level_autograd_function  # type: ignore[attr-defined]
 from torch.autograd import Function
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
@@ -48,12 +48,12 @@ def eager_function(name: str, overridable: Callable[..., Tensor], function: type
     op = getattr(torch.ops.ste, name).default
     # Function.apply binds default arguments with inspect.signature at every call, and costs 11 times torch.round; the
     # C++ method behind it 4 times.
-    apply = super(Function, function).apply
+    apply = super(Function, function).apply  # type: ignore[misc]
     tensors = [argument for argument in op._schema.arguments if isinstance(argument.type, torch.TensorType)]
     if issubclass(function, _StraightThrough) and len(tensors) > 1:
         apply = _without_gradient_to_bounds(apply)
 
-    def eager(*args: Any) -> Tensor:
+    def eager(*args: Any) -> Any:
         if (
             _PLAIN.issuperset(map(type, args))
             and not _are_functorch_transforms_active()
@@ -107,31 +107,31 @@ class _Redispatch(_SingleLevelFunction):
     """The autograd node of one level: functorch's own kind of Function, which a kernel may apply."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, below: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, below: Callable[[], Tensor]) -> Tensor:
         return below()
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         return g, None
 
     @staticmethod
-    def jvp(ctx: Any, x_tangent: Tensor, _: None) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, x_tangent: Tensor, _: None) -> Tensor:
         return x_tangent
 
 
-def _straight_through(op: Any) -> Callable[..., Tensor]:
+def _straight_through(op: Any) -> Callable[..., Any]:
     """The autograd kernel: records a node, and redispatches to the op itself, so that the next level finds the op."""
 
-    def kernel(keyset: Any, x: Tensor, *args: Any) -> Tensor:
+    def kernel(keyset: Any, x: Tensor, *args: Any) -> Any:
         grad_mode, forward_mode = torch.is_grad_enabled(), _is_fwd_grad_enabled()
 
-        def below() -> Tensor:
+        def below() -> Any:
             # A Function's forward runs with both modes off, and the levels below would take that for theirs.
             with _AutoDispatchBelowAutograd(), torch.set_grad_enabled(grad_mode), _set_fwd_grad_enabled(forward_mode):
                 return op.redispatch(keyset & _after_autograd_keyset, x, *args)
 
         with enable_single_level_autograd_function():
-            return _Redispatch.apply(x, below)
+            return _Redispatch.apply(x, below)  # type: ignore[attr-defined]
 
     return kernel
 

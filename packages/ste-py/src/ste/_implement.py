@@ -24,10 +24,7 @@ def implement(public: Callable[P, Tensor], function: type[Function]) -> Callable
         function: The op's autograd class.
     """
     name = public.__name__
-    if native is None:
-        eager = _fallback.eager_function(name, public, function)
-    else:
-        eager = native.function(name, public)
+    eager = _fallback.eager_function(name, public, function) if native is None else native.function(name, public)
     op = getattr(torch.ops.ste, name).default
 
     # TorchScript compiles a call of it as a call of the op.
@@ -36,7 +33,7 @@ def implement(public: Callable[P, Tensor], function: type[Function]) -> Callable
     # Dynamo traces the op in its place. Importing torch._dynamo takes 1.5 s, so this waits until somebody needs it.
     @wrapt.when_imported("torch._dynamo")
     def substitute(_: ModuleType) -> None:
-        def traced(*args: Any) -> Tensor:
+        def traced(*args: Any) -> Any:
             return op(*args)
 
         torch.compiler.substitute_in_graph(eager, skip_signature_check=True)(traced)

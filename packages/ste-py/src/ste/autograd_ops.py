@@ -31,28 +31,30 @@ class _ElementwiseFunction(Function):
     """A Function of x and of what broadcasts to x's shape."""
 
     @classmethod
-    def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:  # type: ignore[override]
+    def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
         op = cls.__name__.removesuffix("_fn")
-        return cls.apply(*batch_first(op, cls.forward, info.batch_size, in_dims, args)), 0
+        batched = batch_first(op, cls.forward, info.batch_size, in_dims, args)
+        return cls.apply(*batched), 0  # type: ignore[no-untyped-call]
 
 
 class _StraightThrough(_ElementwiseFunction):
     """The gradient to x is the gradient that comes in; every other argument gets None."""
 
     @classmethod
-    def apply(cls, *args: Any) -> Tensor:  # type: ignore[override]
-        return super().apply(*without_gradient_to_bounds(*args))
+    def apply(cls, *args: Any) -> Tensor:
+        result: Tensor = super().apply(*without_gradient_to_bounds(*args))  # type: ignore[no-untyped-call]
+        return result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Nothing is saved."""
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         return g, None, None  # one for each argument that any of the ops has; autograd drops the surplus
 
     @staticmethod
-    def jvp(ctx: Any, x_tangent: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, x_tangent: Tensor, *_: Any) -> Tensor:
         return x_tangent
 
 
@@ -139,7 +141,7 @@ class tensor_clamp_fn(_ElementwiseFunction):
         ctx.save_for_forward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, min_val, max_val = ctx.saved_tensors
         is_x, is_min, is_max = _owners(x, min_val, max_val)
         widest = _widest(x, min_val, max_val)
@@ -155,9 +157,7 @@ class tensor_clamp_fn(_ElementwiseFunction):
         )
 
     @staticmethod
-    def jvp(  # type: ignore[override]
-        ctx: Any, x_tangent: Tensor | None, min_tangent: Tensor | None, max_tangent: Tensor | None
-    ) -> Tensor:
+    def jvp(ctx: Any, x_tangent: Tensor | None, min_tangent: Tensor | None, max_tangent: Tensor | None) -> Tensor:
         x, min_val, max_val = ctx.saved_tensors
         is_x, is_min, is_max = _owners(x, min_val, max_val)
         zero = torch.zeros((), dtype=x.dtype, device=x.device)
@@ -189,7 +189,7 @@ def without_gradient_to_bounds(x: Any, *bounds: Any) -> tuple[Any, ...]:
     return x, *(b.detach() if isinstance(b, Tensor) and b.requires_grad else b for b in bounds)
 
 
-def _scalar_bounds(x: Tensor, min_val: Any, max_val: Any) -> tuple[int | float, int | float]:
+def _scalar_bounds(x: Tensor, min_val: Any, max_val: Any) -> tuple[Any, Any]:
     checked("scalar_clamp_ste", x)
     return (
         scalar_bound("scalar_clamp_ste", "min_val", min_val, x),

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ste._arguments import check_tensor
 from ste._implement import implement
 from ste.autograd_ops import tensor_clamp_fn
 
@@ -21,8 +22,8 @@ def tensor_clamp(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
     bound's own shape, in the widest of the three dtypes. The rule is the same with every torch; that of
     :func:`torch.clamp` at a bound is not.
 
-    The forward is that of :func:`ste.tensor_clamp_ste`. Where x or a bound is NaN, the result is NaN; the gradient still
-    follows the comparisons above, all of which NaN fails.
+    The forward is that of :func:`ste.tensor_clamp_ste`. Where x or a bound is NaN, the result is NaN; the gradient
+    still follows the comparisons above, all of which NaN fails.
 
     Args:
         x: Any shape; a floating or integer dtype.
@@ -75,7 +76,7 @@ def max_uint(narrow_range: bool, bit_width: Tensor | int) -> Tensor:
         >>> ste.max_uint(False, 8), ste.max_uint(True, torch.tensor([2, 4]))
         (tensor(255), tensor([ 2, 14]))
     """
-    return _power_of_two("max_uint", bit_width, 0) - (2 if narrow_range else 1)
+    return _power_of_two(_checked("max_uint", bit_width)) - (2 if narrow_range else 1)
 
 
 def max_int(signed: bool, bit_width: Tensor | int) -> Tensor:
@@ -97,13 +98,14 @@ def max_int(signed: bool, bit_width: Tensor | int) -> Tensor:
         >>> ste.max_int(True, 8), ste.max_int(False, torch.tensor(4.0))
         (tensor(127), tensor(15.))
     """
-    return _power_of_two("max_int", bit_width, 1 if signed else 0) - 1
+    return _power_of_two(_checked("max_int", bit_width) - (1 if signed else 0)) - 1
 
 
 def min_int(signed: bool, narrow_range: bool, bit_width: Tensor | int) -> Tensor:
     r"""Smallest integer of ``bit_width`` bits.
 
-    .. math:: 0 \text{ if not } \mathit{signed}, \quad \text{else } -2^{b-1}, \text{ plus one if } \mathit{narrow\_range}
+    .. math::
+        0 \text{ if not } \mathit{signed}, \quad \text{else } -2^{b-1}, \text{ plus one if } \mathit{narrow\_range}
 
     With a narrow range, three signed bits hold the symmetric [-3, 3]; without, [-4, 3].
 
@@ -122,20 +124,25 @@ def min_int(signed: bool, narrow_range: bool, bit_width: Tensor | int) -> Tensor
         >>> ste.min_int(True, False, 8), ste.min_int(True, True, 3), ste.min_int(False, False, 8)
         (tensor(-128), tensor(-3), tensor(0))
     """
-    power = _power_of_two("min_int", bit_width, 1)
+    bit_width = _checked("min_int", bit_width)
     if not signed:
-        return torch.zeros_like(power)
+        return bit_width * 0
+    power = _power_of_two(bit_width - 1)
     return -power + 1 if narrow_range else -power
 
 
-def _power_of_two(op: str, bit_width: Tensor | int, less: int) -> Tensor:
-    """2 ** (bit_width - less): in int64, or in bit_width's own floating dtype."""
-    if not isinstance(bit_width, Tensor):
-        if isinstance(bit_width, bool) or not isinstance(bit_width, int):
+def _checked(op: str, bit_width: Tensor | int) -> Tensor:
+    """bit_width as a tensor that does not wrap: int64, or its own floating dtype."""
+    # TorchScript has checked the type, and could not compile this.
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        if isinstance(bit_width, bool) or not isinstance(bit_width, (Tensor, int)):
             raise TypeError(f"{op}: bit_width must be a Tensor or an int, got {type(bit_width).__name__}")
-        bit_width = torch.tensor(bit_width)
-    if bit_width.dtype == torch.bool or bit_width.is_complex():
-        raise TypeError(f"{op}: bit_width has dtype {bit_width.dtype}")
-    if bit_width.is_floating_point():
-        return torch.exp2(bit_width - less)
-    return torch.ones_like(bit_width, dtype=torch.int64) << (bit_width.to(torch.int64) - less)
+        if isinstance(bit_width, Tensor):
+            check_tensor(op, "bit_width", bit_width)
+    if isinstance(bit_width, int):
+        return torch.tensor(bit_width)
+    return bit_width if bit_width.is_floating_point() else bit_width.to(torch.int64)
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    return torch.exp2(exponent) if exponent.is_floating_point() else torch.ones_like(exponent) << exponent

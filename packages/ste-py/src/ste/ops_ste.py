@@ -188,8 +188,8 @@ def scalar_clamp_ste(x: Tensor, min_val: float, max_val: float) -> Tensor:
         y = \min(\max(x, \mathit{min\_val}), \mathit{max\_val}), \qquad \frac{\partial y}{\partial x} = 1
 
     NaN is kept, and so is the sign of a zero that is within the bounds. Where ``min_val > max_val`` the result is
-    ``max_val``; a NaN bound gives NaN. (Between the bounds -0.0 and 0.0, torch.compile, to which the two are one constant,
-    may give a zero of the other sign.)
+    ``max_val``; a NaN bound gives NaN. (Between the bounds -0.0 and 0.0, torch.compile, to which the two are one
+    constant, may give a zero of the other sign.)
 
     Args:
         x: Any shape; a floating or integer dtype.

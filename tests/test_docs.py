@@ -1,0 +1,77 @@
+"""Every example runs, and every public name has one."""
+
+import doctest
+import inspect
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+import ste
+from ste import _backend, autograd_ops, ops, ops_ste, shape
+
+ROOT = Path(__file__).parent.parent
+MODULES = [ops, ops_ste, autograd_ops, shape]
+FUNCTIONS = [getattr(m, name) for m in (ops, ops_ste, shape) for name in m.__all__] + [ste.backend]
+
+
+@pytest.mark.parametrize("module", [*MODULES, _backend], ids=lambda m: m.__name__)
+def test_examples(module: ModuleType) -> None:
+    result = doctest.testmod(module, extraglobs={"ste": ste, "torch": torch}, optionflags=doctest.FAIL_FAST)
+    assert result.failed == 0
+    assert result.attempted > 0 or module is autograd_ops
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+def test_docstrings_are_complete(function: object) -> None:
+    doc = inspect.getdoc(function)
+    assert doc is not None
+    for section in ("Returns:", "Example:"):
+        assert section in doc
+    parameters = inspect.signature(function).parameters  # type: ignore[arg-type]
+    for name in parameters:
+        assert re.search(rf"^    {name}: ", doc, re.MULTILINE), name
+    assert not parameters or "Args:" in doc
+    assert "grad_fn" not in doc  # it differs between backends
+
+
+def test_public_names() -> None:
+    for module in [ste, *MODULES]:
+        assert list(module.__all__) == sorted(module.__all__)
+        for name in module.__all__:
+            assert hasattr(module, name)
+    for module in (ops, ops_ste, shape):
+        for name in module.__all__:
+            assert getattr(ste, name) is getattr(module, name)
+
+
+REFERENCE = {
+    "ops": ["max_int", "max_uint", "min_int", "tensor_clamp"],
+    "ops_ste": [
+        *["binary_sign_ste", "ceil_ste", "floor_ste", "round_ste", "scalar_clamp_ste", "tensor_clamp_ste"],
+        "ternary_sign_ste",
+    ],
+    "autograd_ops": [
+        *["binary_sign_ste_fn", "ceil_ste_fn", "floor_ste_fn", "round_ste_fn", "scalar_clamp_ste_fn"],
+        *["tensor_clamp_ste_fn", "ternary_sign_ste_fn"],
+    ],
+    "shape": [
+        *["over_batch_over_output_channels", "over_batch_over_tensor", "over_output_channels", "over_output_features"],
+        "over_tensor",
+    ],
+}
+
+
+@pytest.mark.parametrize("module", REFERENCE)
+def test_the_names_of_the_reference(module: str) -> None:
+    assert set(REFERENCE[module]) <= set(getattr(ste, module).__all__)
+
+
+def test_readme_code_runs() -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks
+    namespace: dict[str, object] = {}
+    for block in blocks:
+        exec(block, namespace)

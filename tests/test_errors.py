@@ -1,0 +1,186 @@
+"""Errors: the same words on both backends, with the op's name and what it got, and never what a tensor holds."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from op_table import DISTINCT_OPS, OPS, Op
+from torch import Tensor
+
+import ste
+
+EVERY_OP = pytest.mark.parametrize("op", DISTINCT_OPS, ids=str)
+SUPPORTED = "supported are float64, float32, float16, bfloat16, int64, int32, int16, int8 and uint8"
+SECRET = 123456789.0
+X = torch.full((2, 3), SECRET)
+ZERO, ONE = torch.tensor(0.0), torch.tensor(1.0)
+UINT8, INT8 = torch.tensor([1, 2], dtype=torch.uint8), torch.tensor([1, 2], dtype=torch.int8)
+
+
+def message_of(kind: type[Exception], call: Callable[[], Any]) -> str:
+    with pytest.raises(kind) as error:
+        call()
+    assert type(error.value) is kind
+    assert str(int(SECRET)) not in str(error.value)
+    return str(error.value)
+
+
+@EVERY_OP
+@pytest.mark.parametrize(
+    "x", [[SECRET], None, "x", SECRET, np.array([SECRET]), X.numpy], ids=lambda x: type(x).__name__
+)
+def test_x_is_no_tensor(op: Op, x: Any) -> None:
+    arguments = op.arguments_for(X)
+    expected = f"{op.name}: x must be a Tensor, got {type(x).__name__}"
+    assert message_of(TypeError, lambda: op.function(x, *arguments)) == expected
+
+
+@EVERY_OP
+@pytest.mark.parametrize("name", ["complex64", "bool", "uint16", "uint64", "float8_e4m3fn"])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_dtype_of_x(op: Op, name: str, requires_grad: bool) -> None:
+    x = X.to(getattr(torch, name))
+    if requires_grad and (x.is_complex() or name.startswith("float8")):
+        x.requires_grad_()
+    arguments = op.arguments_for(X)
+    expected = f"{op.name}: x has dtype {name}; {SUPPORTED}"
+    assert message_of(TypeError, lambda: op.function(x, *arguments)) == expected
+
+
+CASES: dict[str, tuple[type[Exception], Callable[[], Any], str]] = {
+    # binary_sign_ste's low
+    "low is a str": (TypeError, lambda: ste.binary_sign_ste(X, "0"), "low must be a number, got str"),  # type: ignore[arg-type]
+    "low is None": (TypeError, lambda: ste.binary_sign_ste(X, None), "low must be a number, got NoneType"),  # type: ignore[arg-type]
+    "low is a Tensor": (TypeError, lambda: ste.binary_sign_ste(X, X[0, 0]), "low must be a number, got Tensor"),  # type: ignore[arg-type]
+    "low is complex": (TypeError, lambda: ste.binary_sign_ste(X, 1j), "low must be a number, got complex"),  # type: ignore[arg-type]
+    "low for uint8": (ValueError, lambda: ste.binary_sign_ste(UINT8, -1.0), "low=-1 has no uint8 value"),
+    "low for int8": (ValueError, lambda: ste.binary_sign_ste(INT8, 0.5), "low=0.5 has no int8 value"),
+    "low past int8": (ValueError, lambda: ste.binary_sign_ste(INT8, -129.0), "low=-129 has no int8 value"),
+    "low is NaN": (ValueError, lambda: ste.binary_sign_ste(INT8, float("nan")), "low=nan has no int8 value"),
+    "low is infinite": (ValueError, lambda: ste.binary_sign_ste(INT8, -float("inf")), "low=-inf has no int8 value"),
+    # scalar_clamp_ste's bounds
+    "bound is None": (TypeError, lambda: ste.scalar_clamp_ste(X, None, 1), "min_val must be a number, got NoneType"),  # type: ignore[arg-type]
+    "bound is a Tensor": (TypeError, lambda: ste.scalar_clamp_ste(X, 0.0, ONE), "max_val must be a number, got Tensor"),  # type: ignore[arg-type]
+    "bound is a list": (TypeError, lambda: ste.scalar_clamp_ste(X, [0], 1), "min_val must be a number, got list"),  # type: ignore[arg-type]
+    "bound is fractional": (
+        ValueError,
+        lambda: ste.scalar_clamp_ste(INT8, 0.5, 1),
+        "min_val=0.5 is not an integer, but x is int8",
+    ),
+    "bound is NaN": (
+        ValueError,
+        lambda: ste.scalar_clamp_ste(UINT8, 0, float("nan")),
+        "max_val=nan is not an integer, but x is uint8",
+    ),
+}
+for clamp in (ste.tensor_clamp_ste, ste.tensor_clamp):
+    name = clamp.__name__
+    CASES |= {
+        f"{name}'s bound is a float": (
+            TypeError,
+            partial(clamp, X, 0.0, ONE),  # type: ignore[arg-type]
+            "min_val must be a Tensor, got float",
+        ),
+        f"{name}'s bound is None": (
+            TypeError,
+            partial(clamp, X, ZERO, None),  # type: ignore[arg-type]
+            "max_val must be a Tensor, got NoneType",
+        ),
+        f"{name}'s bound is complex": (
+            TypeError,
+            partial(clamp, X, ZERO, ONE.to(torch.complex64)),
+            f"max_val has dtype complex64; {SUPPORTED}",
+        ),
+        f"{name}'s bound is boolean": (
+            TypeError,
+            partial(clamp, X, ZERO.bool(), ONE),
+            f"min_val has dtype bool; {SUPPORTED}",
+        ),
+        f"{name}'s bound is larger": (
+            RuntimeError,
+            partial(clamp, X, ZERO, torch.full((4, 2, 3), SECRET)),
+            "max_val of shape [4, 2, 3] does not broadcast to x's shape [2, 3]",
+        ),
+        f"{name}'s bound does not fit": (
+            RuntimeError,
+            partial(clamp, X, torch.full((2,), SECRET), ONE),
+            "min_val of shape [2] does not broadcast to x's shape [2, 3]",
+        ),
+        f"{name}'s bound is elsewhere": (
+            RuntimeError,
+            partial(clamp, X, ZERO.to("meta"), ONE),
+            "min_val is on meta, but x is on cpu",
+        ),
+        f"{name}'s x is elsewhere": (
+            RuntimeError,
+            partial(clamp, X.to("meta"), ZERO.to("meta"), ONE),
+            "max_val is on cpu, but x is on meta",
+        ),
+    }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_arguments(case: str) -> None:
+    kind, call, message = CASES[case]
+    assert message_of(kind, call).split(": ", 1)[1] == message
+
+
+@EVERY_OP
+def test_by_way_of_the_dispatcher(op: Op) -> None:
+    """The checks are the op's own, so that what a compiler, TorchScript or C++ calls has them too."""
+    with pytest.raises(TypeError, match=f"^{op.name}: x has dtype complex64; {SUPPORTED}"):
+        op.overload(X.to(torch.complex64), *op.arguments_for(X))
+
+
+@EVERY_OP
+def test_under_transforms(op: Op) -> None:
+    arguments = op.arguments_for(X)
+    expected = f"^{op.name}: x has dtype complex64; {SUPPORTED}"
+    x = torch.zeros(3, dtype=torch.complex64)
+    with pytest.raises(TypeError, match=expected):
+        torch.func.vmap(lambda t: op.function(t, *op.arguments_for(t.real)))(x)
+    with pytest.raises(TypeError, match=expected):
+        torch.func.grad(lambda t: op.function(t + 0j, *op.arguments_for(t)).real.sum())(x.real)
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(TypeError, match=expected):
+        op.function(torch.autograd.forward_ad.make_dual(x, x), *arguments[:0], *op.arguments_for(x.real))
+
+
+@EVERY_OP
+def test_missing_and_surplus_arguments(op: Op) -> None:
+    with pytest.raises(TypeError, match=rf"{op.name}\(\) missing 1 required positional argument: 'x'"):
+        op.function(**dict(zip(("min_val", "max_val"), op.arguments_for(X))) if "clamp" in op.name else {})
+    with pytest.raises(TypeError, match=rf"{op.name}\(\) got an unexpected keyword argument 'inplace'"):
+        op.function(X, *op.arguments_for(X), inplace=True)
+
+
+@pytest.mark.parametrize("op", OPS, ids=str)
+def test_an_error_loses_nothing(op: Op) -> None:
+    x = torch.tensor([-3.3, 0.4], requires_grad=True)
+    before = x.detach().clone()
+    for wrong in ([1.0], x.detach().to(torch.complex64)):
+        with pytest.raises(TypeError):
+            op.function(wrong, *op.arguments_for(before))
+    assert torch.equal(x.detach(), before)
+    y = op(x)
+    assert torch.equal(y.detach(), op.expected(x))
+    y.sum().backward()
+
+
+@pytest.mark.skipif(ste.backend().name == "native", reason="the native backend has a kernel for every device")
+def test_the_fallback_refuses_a_device_whose_gradient_it_cannot_give() -> None:
+    """Python cannot name the autograd keys of a few devices. There the composite kernel would give zero gradients."""
+    from ste._fallback import _refusing
+
+    class OnMaia(Tensor):
+        device = torch.device("maia")
+
+    kernel = _refusing("round_ste", ste.autograd_ops.round_ste_fn.forward, {"maia"})
+    x = torch.tensor([0.4, 1.6]).as_subclass(OnMaia)
+    assert kernel(x).tolist() == [0, 2]
+    with pytest.raises(
+        NotImplementedError, match="round_ste: the Python backend has no gradient on maia; ste-core has"
+    ):
+        kernel(x.requires_grad_())

@@ -1,0 +1,194 @@
+"""Which backend runs: the policy, and what happens to an installation that is absent, damaged or for another torch."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from processes import CORE_SOURCE, run
+
+import ste
+from ste._backend import Choice, choose
+
+SHOW = "import ste; print(*ste.backend(), sep='|'); import torch; print(ste.round_ste(torch.tensor(1.6)).item())"
+MINOR = ".".join(torch.__version__.split(".")[:2])
+
+
+def policy(requested: str = "auto", core: str | None = "1.2.3", builds: tuple[str, ...] = ("2.13.0+cpu",)) -> Choice:
+    return choose(requested, ste="1.2.3", torch="2.13.1", core=core, builds=builds)
+
+
+def test_a_build_for_the_same_minor_version_is_loaded() -> None:
+    assert policy() == Choice(0, "ste-core 1.2.3, built for torch 2.13.0+cpu")
+
+
+def test_the_build_that_fits_is_found_among_several() -> None:
+    assert policy(builds=("2.6.0+cu124", "2.13.0", "2.14.1")).build == 1
+
+
+def test_versions_are_not_compared_as_strings() -> None:
+    assert policy(builds=("2.1.3",)).build is None
+    assert policy(builds=("2.130.0",)).build is None
+    assert policy(builds=("2.13.0a0+git1234",)).build == 0
+
+
+def test_absent_is_no_problem_unless_native_was_asked_for() -> None:
+    assert policy(core=None) == Choice(None, "ste-core is not installed")
+    assert policy("native", core=None).is_problem
+
+
+def test_a_build_for_another_torch_is_a_problem_and_says_what_is_what() -> None:
+    expected = "ste-core 1.2.3 is built for torch 2.12.0 and 2.14.0, but torch 2.13.1 is running"
+    assert policy(builds=("2.12.0", "2.14.0")) == Choice(None, expected, is_problem=True)
+    assert "no torch at all" in policy(builds=()).reason
+
+
+def test_another_version_of_ste_core_is_a_problem() -> None:
+    assert policy(core="1.2.4") == Choice(None, "ste-core 1.2.4 does not belong to ste-py 1.2.3", is_problem=True)
+
+
+def test_python_never_looks_at_ste_core() -> None:
+    assert policy("python", core="9.9", builds=()) == Choice(None, "STE_BACKEND=python")
+
+
+@pytest.mark.parametrize("value", ["", "Native", "cuda", "0"])
+def test_any_other_request_is_an_error(value: str) -> None:
+    with pytest.raises(ValueError, match=f"STE_BACKEND must be auto, native or python, got '{value}'"):
+        policy(value)
+
+
+# In a process of its own, with a ste_core that is put before the installed one.
+
+
+@pytest.fixture
+def core(tmp_path: Path) -> Path:
+    """The Python half of ste-core, and what claims to be a build for this torch. Its library is no library."""
+    shutil.copytree(CORE_SOURCE, tmp_path / "ste_core", ignore=shutil.ignore_patterns("torch-*", "__pycache__"))
+    write_build(tmp_path, torch.__version__)
+    (folder(tmp_path) / "libste.so").write_bytes(b"not a library")
+    return tmp_path
+
+
+def folder(core: Path) -> Path:
+    return core / "ste_core" / f"torch-{MINOR}"
+
+
+def write_build(core: Path, version: str) -> None:
+    folder(core).mkdir(exist_ok=True)
+    build = {"ste_core": ste.__version__, "torch": version, "python": "3", "compiler": "none", "cuda": None}
+    (folder(core) / "build.json").write_text(json.dumps(build))
+
+
+def assert_falls_back(core: Path | None, reason: str, before: str = "") -> None:
+    """One warning that gives the reason and the remedy, then the fallback; an error if native was asked for."""
+    output = run(before + SHOW, first_on_path=core)
+    assert output.count("RuntimeWarning") == 1
+    assert f"ste runs on its Python backend: {reason}" in output
+    assert "pip install --no-build-isolation" in output and "STE_BACKEND=python" in output
+    assert f"\npython|{reason}" in output and output.endswith("\n2.0\n")
+
+    output = run(before + SHOW, first_on_path=core, backend="native", succeeds=False)
+    assert f"ImportError: STE_BACKEND=native, but {reason}" in output
+    assert "pip install --no-build-isolation" in output
+
+    assert run(before + SHOW, first_on_path=core, backend="python") == "python|STE_BACKEND=python\n2.0\n"
+
+
+def test_absent() -> None:
+    absent = "import sys; sys.modules['ste_core'] = None; "
+    assert run(absent + SHOW) == "python|ste-core is not installed\n2.0\n"
+    output = run(absent + SHOW, backend="native", succeeds=False)
+    assert "ImportError: STE_BACKEND=native, but ste-core is not installed. To build it" in output
+
+
+def test_built_for_another_torch(core: Path) -> None:
+    write_build(core, "2.1.0")
+    running = f"ste-core {ste.__version__} is built for torch 2.1.0, but torch {torch.__version__} is running"
+    assert_falls_back(core, running)
+
+
+def test_library_that_is_no_library(core: Path) -> None:
+    assert_falls_back(core, "ste-core is installed but does not load: ")
+
+
+def test_library_that_is_missing(core: Path) -> None:
+    (folder(core) / "libste.so").unlink()
+    assert_falls_back(core, "ste-core is installed but does not load: ")
+
+
+def test_build_description_that_is_damaged(core: Path) -> None:
+    (folder(core) / "build.json").write_text("{")
+    assert_falls_back(core, "ste-core is installed but does not load: ")
+
+
+def test_build_description_of_another_form(core: Path) -> None:
+    (folder(core) / "build.json").write_text('{"torch": "2.13.0"}')
+    assert_falls_back(core, "ste-core is installed but does not load: ")
+
+
+def test_version_that_is_no_version(core: Path) -> None:
+    write_build(core, "nightly")
+    assert_falls_back(core, "ste-core is installed but does not load: ")
+
+
+def test_package_that_does_not_import(core: Path) -> None:
+    (core / "ste_core" / "__init__.py").write_text("import no_such_module\n")
+    assert_falls_back(core, "ste-core is installed but does not load: No module named 'no_such_module'")
+
+
+def test_package_that_is_empty(core: Path) -> None:
+    (core / "ste_core" / "__init__.py").write_text("")
+    assert_falls_back(core, "ste-core is installed but does not load: ")
+
+
+def test_package_of_another_version(core: Path) -> None:
+    package = core / "ste_core" / "__init__.py"
+    package.write_text(package.read_text().replace(f'__version__ = "{ste.__version__}"', '__version__ = "0.0.1"'))
+    assert_falls_back(core, f"ste-core 0.0.1 does not belong to ste-py {ste.__version__}")
+
+
+def test_unknown_backend() -> None:
+    output = run("import ste", backend="cuda", succeeds=False)
+    assert "ValueError: STE_BACKEND must be auto, native or python, got 'cuda'" in output
+
+
+@pytest.mark.skipif(ste.backend().name != "native", reason="needs the native backend")
+def test_native_is_chosen_or_not_as_asked() -> None:
+    assert run(SHOW).startswith(f"native|ste-core {ste.__version__}, built for torch ")
+    assert run(SHOW, backend="native").startswith("native|")
+    assert run("import ste, sys; print('ste_core' in sys.modules)", backend="python") == "False\n"
+
+
+def test_reading_what_was_built_loads_nothing() -> None:
+    code = "import ste_core, sys; ste_core.builds(); print('torch' in sys.modules)"
+    assert run(code, first_on_path=CORE_SOURCE.parent) == "False\n"
+
+
+def test_import_is_light() -> None:
+    """torch._dynamo alone takes 1.5 s to import; ste must not be what imports it."""
+    code = "import torch, sys; before = set(sys.modules); import ste; print(*(set(sys.modules) - before))"
+    loaded = {name.split(".")[0] for name in run(code).split() if not name.startswith("torch.")}
+    assert (
+        loaded <= {"ste", "ste_core", "packaging", "wrapt", "ctypes", "_ctypes", "sysconfig"} | sys.stdlib_module_names
+    )
+    assert "torch._dynamo" not in run(code).split()
+    assert "torch._inductor" not in run(code).split()
+
+
+def test_command_line() -> None:
+    output = subprocess.run([sys.executable, "-m", "ste"], capture_output=True, text=True, check=True).stdout
+    lines = dict(line.split(maxsplit=1) for line in output.splitlines())
+    assert lines["backend"] == str(ste.backend())
+    assert lines["ste-py"] == ste.__version__
+    assert lines["torch"].startswith(torch.__version__)
+    assert set(lines) == {"backend", "ste-py", "ste-core", "torch", "python", "platform"}
+
+
+def test_command_line_with_a_damaged_installation(core: Path) -> None:
+    (folder(core) / "build.json").write_text("{")
+    assert "ste-core  damaged: " in run(
+        "import runpy; runpy.run_module('ste', run_name='__main__')", first_on_path=core
+    )

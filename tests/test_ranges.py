@@ -1,0 +1,101 @@
+"""The ends of integer ranges: every width from 1 to 62, in every dtype, against Python's integers."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from op_table import FLOATING, INTEGER
+from torch import Tensor
+
+import ste
+
+WIDTHS = st.integers(1, 62)
+FLAG = st.booleans()
+
+
+def max_uint(narrow_range: bool, bit_width: int) -> int:
+    return (1 << bit_width) - 1 - narrow_range
+
+
+def max_int(signed: bool, bit_width: int) -> int:
+    return (1 << (bit_width - signed)) - 1
+
+
+def min_int(signed: bool, narrow_range: bool, bit_width: int) -> int:
+    return -(1 << (bit_width - 1)) + narrow_range if signed else 0
+
+
+def all_three(first: bool, second: bool, bit_width: Tensor | int) -> list[Tensor]:
+    return [ste.max_uint(first, bit_width), ste.max_int(first, bit_width), ste.min_int(first, second, bit_width)]
+
+
+def expected(first: bool, second: bool, bit_width: int) -> list[int]:
+    return [max_uint(first, bit_width), max_int(first, bit_width), min_int(first, second, bit_width)]
+
+
+@given(WIDTHS, FLAG, FLAG)
+def test_python_int(bit_width: int, first: bool, second: bool) -> None:
+    results = all_three(first, second, bit_width)
+    assert [r.dtype for r in results] == [torch.int64] * 3
+    assert [r.item() for r in results] == expected(first, second, bit_width)
+
+
+@pytest.mark.parametrize("dtype", INTEGER, ids=str)
+@given(widths=st.lists(WIDTHS, min_size=1, max_size=5), first=FLAG, second=FLAG)
+def test_integer_tensor_never_wraps(dtype: torch.dtype, widths: list[int], first: bool, second: bool) -> None:
+    results = all_three(first, second, torch.tensor(widths, dtype=dtype))
+    assert [r.dtype for r in results] == [torch.int64] * 3
+    assert [r.tolist() for r in results] == [
+        list(column) for column in zip(*(expected(first, second, w) for w in widths))
+    ]
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@given(bit_width=WIDTHS, first=FLAG, second=FLAG)
+def test_floating_tensor_is_rounded_once(dtype: torch.dtype, bit_width: int, first: bool, second: bool) -> None:
+    results = all_three(first, second, torch.tensor(float(bit_width), dtype=dtype))
+    assert [r.dtype for r in results] == [dtype] * 3
+    # Through float64 by way of Python's integers: what the dtype cannot hold is rounded, not approximated.
+    exact = [torch.tensor(value, dtype=torch.int64).to(dtype) for value in expected(first, second, bit_width)]
+    assert [r.item() for r in results] == [e.item() for e in exact]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_floating_width_is_differentiable(dtype: torch.dtype) -> None:
+    bit_width = torch.tensor([2.0, 4.5], dtype=dtype, requires_grad=True)
+    ln2 = torch.log(torch.tensor(2.0, dtype=dtype))
+    for result, power in [
+        (ste.max_uint(True, bit_width), bit_width),
+        (ste.max_int(False, bit_width), bit_width),
+        (ste.max_int(True, bit_width), bit_width - 1),
+        (-ste.min_int(True, True, bit_width), bit_width - 1),
+    ]:
+        (gradient,) = torch.autograd.grad(result.sum(), bit_width)
+        torch.testing.assert_close(gradient, torch.exp2(power.detach()) * ln2)
+    (gradient,) = torch.autograd.grad(ste.min_int(False, False, bit_width).sum(), bit_width)
+    assert not gradient.any()
+
+
+def test_nothing_syncs_or_breaks_a_graph() -> None:
+    for dtype in (torch.int8, torch.float32):
+        on_meta = torch.empty(3, dtype=dtype, device="meta")  # whose values nobody can read
+        for result in all_three(True, True, on_meta):
+            assert result.device.type == "meta" and result.shape == (3,)
+
+
+@pytest.mark.parametrize("name", ["max_uint", "max_int", "min_int"])
+@pytest.mark.parametrize(
+    ("bit_width", "message"),
+    [
+        (8.0, "bit_width must be a Tensor or an int, got float"),
+        (None, "bit_width must be a Tensor or an int, got NoneType"),
+        (True, "bit_width must be a Tensor or an int, got bool"),
+        (torch.tensor(True), "bit_width has dtype bool; supported are float64, float32, float16, bfloat16, int64"),
+        (torch.tensor(1j), "bit_width has dtype complex64; supported are float64, float32, float16, bfloat16, int64"),
+    ],
+)
+def test_errors(name: str, bit_width: object, message: str) -> None:
+    flags = (True, True) if name == "min_int" else (True,)
+    with pytest.raises(TypeError) as error:
+        getattr(ste, name)(*flags, bit_width)
+    assert str(error.value).startswith(f"{name}: {message}")
