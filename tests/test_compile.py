@@ -43,6 +43,17 @@ def test_inductor(op: Op, dtype: torch.dtype, device: str) -> None:
     assert_same_bits(gradient, expected_gradient(op, x, g), x)
 
 
+def test_inductor_keeps_the_sign_of_zeros_beside_another_zero(device: str) -> None:
+    """In one kernel, inductor takes the constants -0.0 and 0.0 for the same."""
+    x, low = (torch.tensor([-0.0, -1.0], device=device) for _ in range(2))
+    high = torch.ones(2, device=device)
+
+    def clamp_and_relu(x: Tensor) -> tuple[Tensor, Tensor]:
+        return ste.tensor_clamp(x, low, high), torch.where(x > 0.0, x, 0.0)
+
+    assert_same_bits(torch.compile(clamp_and_relu, fullgraph=True)(x)[0], x)
+
+
 @EVERY_OP
 def test_the_function_itself_compiles(op: Op, device: str) -> None:
     x = torch.tensor([-3.3, 0.4], device=device)

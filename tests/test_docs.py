@@ -38,8 +38,10 @@ def test_docstrings_are_complete(function: object) -> None:
 
 
 def test_public_names() -> None:
-    for module in [ste, *MODULES]:
+    for module in MODULES:
         assert list(module.__all__) == sorted(module.__all__)
+    for module in [ste, *MODULES]:
+        assert len(set(module.__all__)) == len(module.__all__)
         for name in module.__all__:
             assert hasattr(module, name)
     for module in (ops, ops_ste, shape):

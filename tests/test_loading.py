@@ -101,7 +101,7 @@ def test_absent() -> None:
     absent = "import sys; sys.modules['ste_core'] = None; "
     assert run(absent + SHOW) == "python|ste-core is not installed\n2.0\n"
     output = run(absent + SHOW, backend="native", succeeds=False)
-    assert "ImportError: STE_BACKEND=native, but ste-core is not installed. To build it" in output
+    assert "ImportError: STE_BACKEND=native, but ste-core is not installed. To build it for this torch" in output
 
 
 def test_built_for_another_torch(core: Path) -> None:

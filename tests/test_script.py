@@ -1,5 +1,6 @@
 """TorchScript: compiles the ops, differentiates them, saves them, and loads them in a fresh process."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -12,91 +13,49 @@ from test_gradient import expected_gradient
 from torch import Tensor
 
 import ste
-from ste import round_ste
+from ste import binary_sign_ste, round_ste, scalar_clamp_ste
 
-
-def call_round(x: Tensor) -> Tensor:
-    return ste.round_ste(x)
-
-
-def call_round_by_its_bare_name(x: Tensor) -> Tensor:
-    return round_ste(x)
-
-
-def call_ceil(x: Tensor) -> Tensor:
-    return ste.ceil_ste(x)
-
-
-def call_floor(x: Tensor) -> Tensor:
-    return ste.floor_ste(x)
-
-
-def call_binary_sign(x: Tensor) -> Tensor:
-    return ste.binary_sign_ste(x)
-
-
-def call_bipolar_sign(x: Tensor) -> Tensor:
-    return ste.binary_sign_ste(x, low=-1.0)
-
-
-def call_ternary_sign(x: Tensor) -> Tensor:
-    return ste.ternary_sign_ste(x)
-
-
-def call_scalar_clamp(x: Tensor) -> Tensor:
-    return ste.scalar_clamp_ste(x, -1.0, 2.0)
-
-
-def call_scalar_clamp_by_name(x: Tensor) -> Tensor:
-    return ste.scalar_clamp_ste(x, max_val=6.0, min_val=0.0)
-
-
-def call_tensor_clamp_ste(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    return ste.tensor_clamp_ste(x, low, high)
-
-
-def call_tensor_clamp(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    return ste.tensor_clamp(x, min_val=low, max_val=high)
-
-
-CALLERS = {
-    "round_ste": call_round,
-    "ceil_ste": call_ceil,
-    "floor_ste": call_floor,
-    "binary_sign_ste": call_binary_sign,
-    "binary_sign_ste(-1.0)": call_bipolar_sign,
-    "ternary_sign_ste": call_ternary_sign,
-    "scalar_clamp_ste(-1.0, 2.0)": call_scalar_clamp,
-    "scalar_clamp_ste(0.0, 6.0)": call_scalar_clamp_by_name,
-    "tensor_clamp_ste(per_channel, per_channel)": call_tensor_clamp_ste,
-    "tensor_clamp_ste(full, full)": call_tensor_clamp_ste,
-    "tensor_clamp(per_channel, per_channel)": call_tensor_clamp,
-    "tensor_clamp(full, full)": call_tensor_clamp,
-}
 EVERY_OP = pytest.mark.parametrize("op", OPS, ids=str)
 
 
-def test_every_op_has_a_caller() -> None:
-    assert list(CALLERS) == [str(op) for op in OPS]
+def caller_of(op: Op, folder: Path) -> Any:
+    """A function x, tensors -> op(x, ...), from a file: TorchScript compiles the source."""
+    tensors = [f"tensor{i}" for i, argument in enumerate(op.arguments) if callable(argument)]
+    parameters = ", ".join(f"{name}: Tensor" for name in ("x", *tensors))
+    arguments = ", ".join(f"tensor{i}" if callable(a) else str(a) for i, a in enumerate(op.arguments))
+    file = folder / "caller.py"
+    file.write_text(
+        "import ste\nfrom torch import Tensor\n\n"
+        f"def call({parameters}) -> Tensor:\n    return ste.{op.name}(x, {arguments})\n"
+    )
+    spec = importlib.util.spec_from_file_location("caller", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.call
 
 
 @EVERY_OP
-def test_scripted_values_and_gradients(op: Op, device: str) -> None:
+def test_scripted_values_and_gradients(op: Op, tmp_path: Path, device: str) -> None:
     x = torch.tensor([-3.3, -0.6, 0.4, 1.7], device=device, requires_grad=True)
-    arguments = [a for a in op.arguments_for(x.detach()) if isinstance(a, Tensor)]
+    tensors = [a for a in op.arguments_for(x.detach()) if isinstance(a, Tensor)]
     g = torch.tensor([1.0, 2.0, 3.0, 4.0], device=device)
-    scripted: Any = torch.jit.script(CALLERS[str(op)])
+    scripted: Any = torch.jit.script(caller_of(op, tmp_path))
     for _ in range(4):  # the profiling executor changes the graph after the first calls
-        y = scripted(x, *arguments)
+        y = scripted(x, *tensors)
         assert_same_bits(y, op(x))
         (gradient,) = torch.autograd.grad(y, x, g)
         assert_same_bits(gradient, expected_gradient(op, x, g))
     assert f"ste::{op.name}" in str(scripted.inlined_graph)
 
 
-def test_bare_name() -> None:
-    scripted = torch.jit.script(call_round_by_its_bare_name)
-    assert scripted(torch.tensor(1.6)).item() == 2.0
+def call_by_bare_names(x: Tensor) -> Tensor:
+    return scalar_clamp_ste(binary_sign_ste(round_ste(x), low=-1.0), max_val=6.0, min_val=0.0)
+
+
+def test_bare_names_and_keywords() -> None:
+    scripted: Any = torch.jit.script(call_by_bare_names)
+    assert scripted(torch.tensor([-0.6, 1.6])).tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("op", DISTINCT_OPS, ids=str)
@@ -150,7 +109,7 @@ def test_saved_module_loads_in_a_fresh_process(backend: str, tmp_path: Path) -> 
 
 def test_trace(tmp_path: Path) -> None:
     x = torch.linspace(-4, 4, 24).reshape(4, 6)
-    traced = torch.jit.trace(call_round, x)
+    traced: Any = torch.jit.trace(ste.round_ste, x)
     assert "ste::round_ste" in str(traced.graph)
     (gradient,) = torch.autograd.grad(traced(x.requires_grad_()).sum(), x)
     assert_same_bits(gradient, torch.ones_like(x))

@@ -12,7 +12,10 @@ from packaging.version import Version
 
 __version__ = "0.1.0"
 
-_REBUILD = "To build it for this torch: pip install --no-build-isolation --no-deps --force-reinstall ste-core"
+_REBUILD = (
+    "To build it for this torch, in the repository: "
+    "pip install --no-build-isolation --no-deps --force-reinstall ./packages/ste-core"
+)
 _REMEDIES = f"{_REBUILD}; to do without it and without this warning: STE_BACKEND=python"
 
 
