@@ -6,6 +6,7 @@ fails at once, so that no fallback passes for the native backend unnoticed.
 """
 
 import os
+import tempfile
 import warnings
 
 import pytest
@@ -14,6 +15,13 @@ import torch
 with warnings.catch_warnings(record=True) as import_warnings:
     warnings.simplefilter("always")
     import ste
+
+# torch keeps what it has compiled on disk, and looks it up by the graph that called the op, not by what the op did: a
+# kernel of yesterday's code would pass for one of today's. So every run has a folder of its own.
+INDUCTOR_CACHE = None
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    INDUCTOR_CACHE = tempfile.TemporaryDirectory(prefix="ste-inductor-")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = INDUCTOR_CACHE.name
 
 EXPECTED = os.environ.get("STE_TEST_EXPECT", "")
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -31,6 +39,11 @@ def pytest_configure(config: pytest.Config) -> None:
     ]
     if EXPECTED and len(told) != (EXPECTED == "mismatched"):
         raise pytest.UsageError(f"STE_TEST_EXPECT={EXPECTED}, but importing ste gave {len(told)} warnings")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if INDUCTOR_CACHE is not None:
+        INDUCTOR_CACHE.cleanup()
 
 
 def pytest_report_header(config: pytest.Config) -> str:
