@@ -174,7 +174,7 @@ class tensor_clamp_fn(_ElementwiseFunction):
         is_x, is_min, is_max = _owners(x, min_val, max_val)
         widest = _widest(x, min_val, max_val)
         y = _clamp_by_comparison(x.detach(), *_tensor_bounds(x, min_val.detach(), max_val.detach())).to(widest)
-        # Added where nothing is to change: -0.0, since 0.0 would change the sign of -0.0. Computed, since inductor takes
+        # Added where nothing is to change: -0.0, as 0.0 would change the sign of -0.0. Computed, since inductor takes
         # the constants -0.0 and 0.0 for the same.
         nothing = y.isnan().to(widest) * -1
         nan_or_nothing = torch.where(y.isnan(), y, nothing)
