@@ -143,10 +143,22 @@ def _clamp(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(low) | np.isnan(high), np.nan, result)
 
 
+@pytest.mark.parametrize("integer", [2**63, 10**30, 10**400], ids=["2^63", "1e30", "1e400"])
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+def test_integers_that_no_dtype_holds(integer: int, dtype: torch.dtype, device: str) -> None:
+    x = values(dtype, device)
+    bound = float(integer) if integer < 10**308 else math.inf
+    for function in (ste.scalar_clamp_ste, torch.func.vmap(ste.scalar_clamp_ste, in_dims=(0, None, None))):
+        assert_same_bits(function(x, -integer, integer), ste.scalar_clamp_ste(x, -bound, bound), x)
+    assert_same_bits(ste.binary_sign_ste(x, -integer), ste.binary_sign_ste(x, -bound), x)
+
+
+HUGE = 10**400
+PAST_THE_RANGE = [(-1000, 1000), (3, -3), (-math.inf, math.inf), (2**62, 2**63 - 1), (-(2**70), 2**70)]
+
+
 @pytest.mark.parametrize("dtype", INTEGER, ids=str)
-@pytest.mark.parametrize(
-    "bounds", [(-1000, 1000), (3, -3), (-math.inf, math.inf), (2**62, 2**63 - 1), (-(2**70), 2**70)]
-)
+@pytest.mark.parametrize("bounds", [*PAST_THE_RANGE, (-HUGE, HUGE)], ids=lambda b: "huge" if HUGE in b else str(b))
 def test_integer_clamp_to_scalars_past_the_range(dtype: torch.dtype, bounds: tuple[float, float], device: str) -> None:
     x = values(dtype, device)
     info = torch.iinfo(dtype)

@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -64,6 +65,17 @@ py::object number(const std::string& op, const std::string& name, PythonArgument
   reject(op, name, "a number", value);
 }
 
+// An integer past the end of double's range is infinite, as what is past the end of x's dtype is when it is rounded.
+double as_double(const py::object& number) {
+  const double value = PyFloat_AsDouble(number.ptr());
+  if (value == -1.0 && PyErr_Occurred() != nullptr) {
+    PyErr_Clear();
+    constexpr double infinity = std::numeric_limits<double>::infinity();
+    return number < py::int_(0) ? -infinity : infinity;
+  }
+  return value;
+}
+
 template <>
 struct Argument<double> {
   static constexpr auto kind = c10::TypeKind::FloatType;
@@ -72,7 +84,7 @@ struct Argument<double> {
     if (PyFloat_CheckExact(value.ptr())) {
       return PyFloat_AS_DOUBLE(value.ptr());
     }
-    return PyFloat_AsDouble(number(op, name, value).ptr());
+    return as_double(number(op, name, value));
   }
 };
 
@@ -92,7 +104,7 @@ struct Argument<at::Scalar> {
         return static_cast<int64_t>(integer);
       }
     }
-    return PyFloat_AsDouble(read.ptr());
+    return as_double(read);
   }
 };
 

@@ -54,12 +54,22 @@ def check_broadcast(op: str, name: str, bound: Sequence[int], x: Sequence[int]) 
 
 
 def number(op: str, name: str, value: Any) -> int | float:
-    """A Python or NumPy number; a Tensor is none, although it converts to one."""
+    """A Python or NumPy number; a Tensor is none, although it converts to one.
+
+    An integer that int64 does not hold comes as a float, infinite where that does not hold it either.
+    """
     if not isinstance(value, Tensor):
         try:
-            return operator.index(value)
+            integer = operator.index(value)
         except TypeError:
             pass
+        else:
+            if _INT64.min <= integer <= _INT64.max:
+                return integer
+            try:
+                return float(integer)
+            except OverflowError:
+                return math.inf if integer > 0 else -math.inf
         if hasattr(type(value), "__float__"):
             try:
                 return float(value)
