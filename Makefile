@@ -18,6 +18,8 @@ env := .venv/torch-$(TORCH)
 python := $(env)/bin/python
 other_torch := $(if $(filter 2.14.%,$(TORCH)),2.13.0,2.14.1)
 
+pytest := OMP_NUM_THREADS=1 $(python) -m pytest -q -n auto --maxprocesses=8
+
 core_sources := $(shell find packages/ste-core cmake -type f -not -name '*.pyc')
 
 ifeq ($(CORE),matching)
@@ -33,12 +35,14 @@ else
 $(error CORE must be matching, none or other, got $(CORE))
 endif
 
-.PHONY: help demo test lint format clean core
+.PHONY: help demo test matrix mutants lint format clean core
 
 help:
 	@echo "make demo    train a quantized network on real data, with a table and a plot of the result"
 	@echo "make test    run all tests          (TORCH=2.14.1: with that torch; CORE=none: without ste-core;"
 	@echo "                                     CORE=other: with a ste-core that was built for another torch)"
+	@echo "make matrix  prove every transform on both backends, and write the table of it, docs/matrix.md (TORCH=2.14.1)"
+	@echo "make mutants register the native ops in each of the wrong ways, and show which transforms find out"
 	@echo "make lint    check types, style and versions"
 	@echo "make format  format the sources"
 	@echo "make clean   remove everything that make has made"
@@ -47,7 +51,27 @@ demo: core $(env)/demo.stamp
 	$(python) examples/digits.py --check
 
 test: core
-	OMP_NUM_THREADS=1 STE_TEST_EXPECT=$(expect) $(python) -m pytest -q -n auto --maxprocesses=8 $(PYTEST_ARGS)
+	STE_TEST_EXPECT=$(expect) $(pytest) -m "not slow" $(PYTEST_ARGS)
+
+# One run for each column of the table: our backends, and what stands in their place.
+SUBJECTS ?= native python idiom function
+
+matrix: core
+ifneq ($(CORE),matching)
+	$(error make matrix needs CORE=matching: one of its columns is the native backend)
+endif
+	for subject in $(SUBJECTS); do \
+	  case $$subject in \
+	    native) run="STE_BACKEND=native STE_TEST_EXPECT=native" ;; \
+	    python) run="STE_BACKEND=python STE_TEST_EXPECT=absent" ;; \
+	    *) run="STE_MATRIX_SUBJECT=$$subject" ;; \
+	  esac; \
+	  env $$run STE_MATRIX_RESULTS=docs/matrix/torch-$(TORCH)-$$subject.json $(pytest) tests/matrix $(PYTEST_ARGS); \
+	done
+	$(python) tools/matrix.py
+
+mutants: core
+	$(python) tools/mutants.py
 
 python_sources := packages/ste-py/src packages/ste-core/src tests tools examples
 cpp_sources := $(wildcard packages/ste-core/csrc/*)

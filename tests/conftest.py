@@ -23,6 +23,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     INDUCTOR_CACHE = tempfile.TemporaryDirectory(prefix="ste-inductor-")
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = INDUCTOR_CACHE.name
 
+pytest_plugins = ["cells"]
+
 EXPECTED = os.environ.get("STE_TEST_EXPECT", "")
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -58,4 +60,7 @@ def device(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(autouse=True)
 def fresh_compiler() -> None:
     """Every test compiles for itself: nothing that one compiled may hide what another would find."""
-    torch._dynamo.reset()
+    try:
+        torch._dynamo.reset()
+    except RuntimeError:  # "dictionary changed size during iteration": the collector took a compiler out meanwhile
+        torch._dynamo.reset()

@@ -25,5 +25,6 @@ def run(
         text=True,
         check=False,
     )
-    assert (result.returncode == 0) == succeeds, result.stdout
+    if (result.returncode == 0) != succeeds:
+        raise RuntimeError(f"the process ended with {result.returncode}:\n{result.stdout}")
     return result.stdout

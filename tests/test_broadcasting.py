@@ -69,3 +69,10 @@ def test_a_bound_that_would_enlarge_the_result_is_refused(
             clamp(torch.zeros(x), *bounds)
         which = "min_val" if is_min else "max_val"
         assert str(error.value) == f"{name}: {which} of shape {bound} does not broadcast to x's shape {x}"
+
+
+@CLAMPS
+def test_a_bound_that_would_enlarge_is_refused_under_vmap_too(name: str, device: str) -> None:
+    x, low, high = torch.randn(2, 3, device=device), torch.randn(2, 4, 3, device=device), torch.zeros((), device=device)
+    with pytest.raises(RuntimeError, match=rf"{name}: min_val of shape \[4, 3\] does not broadcast to x's shape \[3\]"):
+        torch.vmap(getattr(ste, name), in_dims=(0, 0, None))(x, low, high)

@@ -111,26 +111,6 @@ def test_second_derivative(op: Op, device: str) -> None:
 
 
 @EVERY_OP
-def test_forward_mode(op: Op, device: str) -> None:
-    x = torch.tensor([-3.3, -0.6, 0.4, 1.7], device=device)
-    tangent = torch.tensor([1.0, 2.0, 3.0, 4.0], device=device)
-    with fwAD.dual_level():
-        y = fwAD.unpack_dual(op(fwAD.make_dual(x, tangent)))
-    assert_same_bits(y.primal, op(x))
-    assert y.tangent is not None
-    assert_same_bits(y.tangent, expected_gradient(op, x, tangent))
-
-
-@EVERY_OP
-def test_autograd_functional(op: Op, device: str) -> None:
-    x = torch.tensor([-3.3, -0.6, 0.4], device=device)
-    inside = expected_gradient(op, x, torch.ones_like(x))
-    assert torch.equal(torch.autograd.functional.jacobian(op, x), torch.diag(inside))
-    hessian = torch.autograd.functional.hessian(lambda t: (op(t) ** 2).sum(), x)
-    assert torch.equal(hessian, torch.diag(2 * inside))
-
-
-@EVERY_OP
 def test_gradient_on_the_meta_device(op: Op) -> None:
     x = torch.randn(2, 3, device="meta", requires_grad=True)
     y = op(x)

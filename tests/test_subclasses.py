@@ -1,7 +1,5 @@
 """Tensors that are more than a Tensor keep their type and their gradient."""
 
-import warnings
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -101,34 +99,6 @@ def test_parameter(op: Op) -> None:
     assert type(y) is Tensor
     y.sum().backward()
     assert parameter.grad is not None
-
-
-@pytest.fixture
-def nested() -> Iterator[tuple[Any, Tensor]]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The PyTorch API of nested tensors is in prototype stage")
-        rows = [torch.tensor([[-3.3, 0.4], [1.7, 9.0]]), torch.tensor([[0.6, -0.6]])]
-        yield torch.nested.nested_tensor(rows, layout=torch.jagged, requires_grad=True), torch.cat(rows)
-
-
-@EVERY_OP
-def test_jagged_tensor(op: Op, nested: tuple[Any, Tensor]) -> None:
-    x, flat = nested
-    if Version("2.13") > TORCH and len(op.arguments) == 2 and callable(op.arguments[0]):
-        pytest.xfail("torch 2.6 has no pointwise op of three arguments on jagged tensors: NotImplementedError")
-    arguments = op.arguments_for(flat)
-    if any(isinstance(a, Tensor) and a.shape == flat.shape for a in arguments):
-        arguments = tuple(torch.nested.nested_tensor_from_jagged(a, x.offsets()) for a in arguments)
-    flat.requires_grad_()
-    y: Any = op.function(x, *arguments)
-    expected = op(flat)
-    assert y.is_nested and y.layout == torch.jagged and type(y) is type(x)
-    assert torch.equal(y.values(), expected)
-    weight = torch.tensor([1.0, 2.0])
-    gradient: Any
-    (gradient,) = torch.autograd.grad((y.values() * weight).sum(), x)
-    (expected_gradient,) = torch.autograd.grad((expected * weight).sum(), flat)
-    assert torch.equal(gradient.values(), expected_gradient)
 
 
 @pytest.mark.skipif(

@@ -1,0 +1,223 @@
+"""Runs the rows of the matrix and records their outcomes, for tools/matrix.py to make the table of.
+
+A row is a test with the marker `row`; its title may name the parameters. Where ours is the subject, a case has to pass,
+or has a marker `refused` that says why it cannot: then it must fail in the way that the marker states. Another subject
+may fail as it likes; that is the outcome.
+
+STE_MATRIX_RESULTS is the file to write. STE_MATRIX_FAILURES is one for the rows that fail, with the number of cases.
+"""
+
+import dataclasses
+import json
+import os
+import pickle
+import re
+import select
+import signal
+import sys
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import subjects
+import torch
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+TESTS = str(Path(__file__).parent)
+TORCH = Version(torch.__version__)
+TIME_LIMIT = 600  # seconds for one case
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """`pass`, `refused` (an error) or `wrong` (another result than the contract's, and no error)."""
+
+    kind: str
+    error: str = ""
+    text: str = ""
+
+
+def attempt(case: Callable[[], None]) -> Outcome:
+    try:
+        case()
+    except Exception as error:
+        innermost = traceback.extract_tb(error.__traceback__)[-1].filename
+        kind = "wrong" if isinstance(error, AssertionError) and innermost.startswith(TESTS) else "refused"
+        return Outcome(kind, f"{type(error).__name__}: {error}", traceback.format_exc())
+    return Outcome("pass")
+
+
+def attempt_in_a_child(case: Callable[[], None]) -> Outcome:
+    """In a process of its own.
+
+    Where the compiler fails, it leaves dispatch keys excluded and levels of functorch open, and what is compiled next
+    fails for that reason alone. And what aborts, aborts only the child.
+    """
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        outcome = attempt(case)
+        with os.fdopen(write, "wb") as pipe:
+            pickle.dump(outcome, pipe)
+        os._exit(0)
+    os.close(write)
+    received = b""
+    deadline = time.monotonic() + TIME_LIMIT
+    with os.fdopen(read, "rb", buffering=0) as pipe:
+        while select.select([pipe], [], [], max(0, deadline - time.monotonic()))[0]:
+            part = pipe.read(1 << 16)
+            if not part:
+                break
+            received += part
+        else:
+            os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if not received:
+        return Outcome("refused", f"ended with {os.waitstatus_to_exitcode(status)}")
+    result: Outcome = pickle.loads(received)
+    return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """Where a row cannot hold.
+
+    Attributes:
+        reason: Goes into the table.
+        error: What the error has to say, a regular expression. None: torch's own `x.clone()` has to fail there too.
+        backend: `native`, `python`, or both if None.
+        torch: The versions for which it is so.
+        where: Of the case's parameters, whether it is one of them.
+    """
+
+    reason: str
+    error: str | None = None
+    backend: str | None = None
+    torch: str = ""
+    where: Callable[[dict[str, Any]], bool] = lambda _: True
+
+    def applies(self, parameters: dict[str, Any]) -> bool:
+        return (
+            self.backend in (None, subjects.column())
+            and SpecifierSet(self.torch).contains(TORCH.base_version)
+            and self.where(parameters)
+        )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    row = pyfuncitem.get_closest_marker("row")
+    if row is None:
+        return None
+    parameters = pyfuncitem.callspec.params if hasattr(pyfuncitem, "callspec") else {}
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    attempt_here = attempt_in_a_child if pyfuncitem.get_closest_marker("isolated") else attempt
+
+    names = {name: getattr(value, "__name__", str(value)) for name, value in parameters.items()}
+    group = sys.modules[pyfuncitem.function.__module__].__doc__.splitlines()[0].rstrip(".")  # type: ignore[union-attr]
+    title = row.args[0].format(**names)
+    pyfuncitem.user_properties.append(("row", f"{group}: {title}"))
+
+    def case() -> None:
+        pyfuncitem.obj(**arguments)
+
+    outcome = attempt_here(case)
+    reason = ""
+    if subjects.subject == "ste":
+        refusals = [Refusal(*m.args, **m.kwargs) for m in pyfuncitem.iter_markers("refused")]
+        refusal = next((r for r in refusals if r.applies(parameters)), None)
+        if refusal is None:
+            if outcome.kind != "pass":
+                pytest.fail(outcome.text or outcome.error, pytrace=False)
+        else:
+            if outcome.kind == "pass":
+                pytest.fail(f"passes, but is marked as refused: {refusal.reason}", pytrace=False)
+            if refusal.error is None:
+                with subjects.standing_in("control"):
+                    if attempt_here(case).kind == "pass":
+                        pytest.fail(f"torch's own op passes here. {outcome.text or outcome.error}", pytrace=False)
+                outcome = Outcome("refused")
+            elif outcome.kind == "wrong" or not re.search(refusal.error, outcome.error):
+                pytest.fail(outcome.text or outcome.error, pytrace=False)
+            reason = refusal.reason
+    cell = {
+        "group": group,
+        "row": title,
+        "case": pyfuncitem.callspec.id if parameters else "",
+        "kind": outcome.kind,
+        "reason": reason or outcome.error.split(":")[0],
+        "order": f"{Path(pyfuncitem.path).name}:{pyfuncitem.function.__code__.co_firstlineno:05}",
+    }
+    pyfuncitem.user_properties.append(("cell", cell))
+    return True
+
+
+class Failures:
+    """Counts the cases that fail, by row."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.rows: dict[str, int] = defaultdict(int)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.rows[dict(report.user_properties).get("row", report.nodeid)] += 1  # type: ignore[index]
+
+    def pytest_sessionfinish(self) -> None:
+        self.file.write_text(json.dumps(self.rows))
+
+
+class Recorder:
+    """Collects the cells, of all workers, in the one process that has no worker above it."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.cells: list[dict[str, str]] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and report.passed:
+            self.cells += [value for name, value in report.user_properties if name == "cell"]  # type: ignore[misc]
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if exitstatus != 0:
+            return
+        rows: dict[tuple[str, str, str], list[dict[str, str]]] = defaultdict(list)
+        for cell in self.cells:
+            rows[cell["order"].split(":")[0], cell["group"], cell["row"]].append(cell)
+        ordered = sorted(rows.items(), key=lambda item: min(cell["order"] for cell in item[1]))
+        table = [
+            {
+                "group": group,
+                "row": row,
+                "passed": sum(cell["kind"] == "pass" for cell in cells),
+                "not_passed": {
+                    cell["case"]: [cell["kind"], cell["reason"]]
+                    for cell in sorted(cells, key=lambda cell: cell["case"])
+                    if cell["kind"] != "pass"
+                },
+            }
+            for (_, group, row), cells in ordered
+        ]
+        result = {"torch": TORCH.base_version, "subject": subjects.column(), "rows": table}
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "row(title): a row of the matrix")
+    config.addinivalue_line("markers", "refused(reason, error, backend, torch, where): a Refusal of this row")
+    config.addinivalue_line("markers", "isolated: runs in a child process")
+    config.addinivalue_line("markers", "slow: is left out of `make test`")
+    file = os.environ.get("STE_MATRIX_RESULTS")
+    failures = os.environ.get("STE_MATRIX_FAILURES")
+    if hasattr(config, "workerinput"):
+        return
+    if file:
+        config.pluginmanager.register(Recorder(Path(file)))
+    if failures:
+        config.pluginmanager.register(Failures(Path(failures)))

@@ -1,0 +1,215 @@
+"""What stands in the place of the ops: ours, or what people use today. The same rows run with each.
+
+STE_MATRIX_SUBJECT says which: `ste` (the default), `idiom` or `function`.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import op_table
+import torch
+from op_table import clamp_gradient, in_float64
+from torch import Tensor
+from torch.autograd import Function
+
+import ste
+
+Functions = dict[str, Callable[..., Any]]
+
+
+def stepped(x: Tensor, y: Tensor) -> Tensor:
+    return x + (y - x).detach()
+
+
+# The detach idiom, as it is written everywhere, and torch.clamp where all three arguments are differentiable.
+IDIOM: Functions = {
+    "round_ste": lambda x: stepped(x, x.round()),
+    "ceil_ste": lambda x: stepped(x, x.ceil()),
+    "floor_ste": lambda x: stepped(x, x.floor()),
+    "binary_sign_ste": lambda x, low=0.0: stepped(x, torch.where(x >= 0, 1.0, low).to(x.dtype)),
+    "ternary_sign_ste": lambda x: stepped(x, x.sign()),
+    "scalar_clamp_ste": lambda x, min_val, max_val: stepped(x, x.clamp(min_val, max_val)),
+    "tensor_clamp_ste": lambda x, min_val, max_val: stepped(x, x.clamp(min_val, max_val)),
+    "tensor_clamp": torch.clamp,
+}
+
+
+class StraightThrough(Function):
+    """A Function as PyTorch's guide to extending torch.func has it: setup_context, and a generated vmap rule."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        return g, None, None
+
+
+class Round(StraightThrough):
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.round()
+
+
+class Ceil(StraightThrough):
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.ceil()
+
+
+class Floor(StraightThrough):
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.floor()
+
+
+class BinarySign(StraightThrough):
+    @staticmethod
+    def forward(x: Tensor, low: float = 0.0) -> Tensor:
+        return torch.where(x >= 0, 1.0, low).to(x.dtype)
+
+
+class TernarySign(StraightThrough):
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.sign()
+
+
+class StraightThroughClamp(StraightThrough):
+    @staticmethod
+    def forward(x: Tensor, min_val: Any, max_val: Any) -> Tensor:
+        return x.clamp(min_val, max_val)
+
+
+class Clamp(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
+        return x.clamp(min_val, max_val)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, ...]:
+        x, min_val, max_val = ctx.saved_tensors
+        to_max = (x > max_val) | (min_val > max_val)
+        to_min = (x < min_val) & ~to_max
+        return (
+            torch.where((min_val <= x) & (x <= max_val), g, 0),
+            torch.where(to_min, g, 0).sum_to_size(min_val.shape),
+            torch.where(to_max, g, 0).sum_to_size(max_val.shape),
+        )
+
+
+FUNCTION: Functions = {
+    "round_ste": Round.apply,
+    "ceil_ste": Ceil.apply,
+    "floor_ste": Floor.apply,
+    "binary_sign_ste": BinarySign.apply,
+    "ternary_sign_ste": TernarySign.apply,
+    "scalar_clamp_ste": StraightThroughClamp.apply,
+    "tensor_clamp_ste": StraightThroughClamp.apply,
+    "tensor_clamp": Clamp.apply,
+}
+
+
+def control(x: Tensor, *_: Any, **__: Any) -> Tensor:
+    """An operation of torch's own. Where it fails too, it is not an op of ours that is at fault."""
+    return x.clone()
+
+
+SUBJECTS: dict[str, Functions] = {
+    "ste": {op.name: op.function for op in op_table.DISTINCT_OPS},
+    "idiom": IDIOM,
+    "function": FUNCTION,
+    "control": {op.name: control for op in op_table.DISTINCT_OPS},
+}
+subject = os.environ.get("STE_MATRIX_SUBJECT", "ste")
+
+
+def column() -> str:
+    """The column of the table that this run fills: the backend, or what stands in its place."""
+    return str(ste.backend().name) if subject == "ste" else subject
+
+
+@contextmanager
+def standing_in(name: str) -> Iterator[None]:
+    global subject
+    before, subject = subject, name
+    # Processes that a row starts look there.
+    os.environ["STE_MATRIX_SUBJECT"] = name
+    try:
+        yield
+    finally:
+        subject = before
+        os.environ["STE_MATRIX_SUBJECT"] = before
+
+
+@dataclass(frozen=True)
+class Op(op_table.Op):
+    """A row of the table of ops, with the subject in the op's place."""
+
+    @property
+    def function(self) -> Callable[..., Tensor]:
+        return SUBJECTS[subject][self.name]
+
+    def expected(self, x: Tensor) -> Tensor:
+        return x.detach().clone() if subject == "control" else super().expected(x)
+
+    def gradient(self, x: Tensor, g: Tensor) -> Tensor:
+        """What the contract says of the gradient to x, where g comes in."""
+        if self.straight_through or subject == "control":
+            return g
+        is_x, _, _ = clamp_gradient(in_float64(x), *(in_float64(a) for a in self.arguments_for(x)))
+        return torch.where(torch.from_numpy(np.asarray(is_x)), g, 0)
+
+    def slope(self, x: Tensor) -> Tensor:
+        return self.gradient(x.detach(), torch.ones_like(x, requires_grad=False))
+
+    __str__ = op_table.Op.__str__
+
+
+OPS = [Op(op.name, op.reference, op.arguments, op.straight_through) for op in op_table.OPS]
+STRAIGHT_THROUGH_OPS = [op for op in OPS if op.straight_through]
+DISTINCT_OPS = list({op.name: op for op in OPS}.values())
+
+# Multiples of 1/4, on which the idiom is exact, and none of them at a bound: the rows about transforms are about
+# transforms. What is inexact, and what happens at a bound, have rows of their own.
+X = torch.tensor([-3.25, -0.75, 0.5, 1.75])
+
+
+def every_op(power: int) -> Callable[[Tensor], Any]:
+    """All of the ops in one function, the sum of 2**(n - 1 - i) op_i(x)**power, for what takes long to try with each.
+
+    Each has a binary digit of its own, so that no error in one makes up for another's. All is exact in float64.
+    """
+
+    def function(x: Tensor) -> Any:
+        total = OPS[0](x) ** power
+        for op in OPS[1:]:
+            # Not 2 * total: Dynamo fails where a constant multiplies inside nested forward mode, as in
+            # jacfwd(jacfwd(lambda t: 2.0 * t)).
+            total = total + total + op(x) ** power
+        return total
+
+    return function
+
+
+def expected_of_every_op(power: int, order: int, x: Tensor) -> Tensor:
+    """Its derivative of that order, where the derivative of each op is its slope, and constant."""
+    total = torch.zeros_like(x)
+    for op in OPS:
+        derivative = math.perm(power, order) * op.expected(x) ** (power - order) * (op.slope(x) if order else 1)
+        total = 2 * total + derivative
+    return total
