@@ -112,16 +112,17 @@ class Clamp(Function):
         )
 
 
-FUNCTION: Functions = {
-    "round_ste": Round.apply,
-    "ceil_ste": Ceil.apply,
-    "floor_ste": Floor.apply,
-    "binary_sign_ste": BinarySign.apply,
-    "ternary_sign_ste": TernarySign.apply,
-    "scalar_clamp_ste": StraightThroughClamp.apply,
-    "tensor_clamp_ste": StraightThroughClamp.apply,
-    "tensor_clamp": Clamp.apply,
+CLASSES: dict[str, type[Function]] = {
+    "round_ste": Round,
+    "ceil_ste": Ceil,
+    "floor_ste": Floor,
+    "binary_sign_ste": BinarySign,
+    "ternary_sign_ste": TernarySign,
+    "scalar_clamp_ste": StraightThroughClamp,
+    "tensor_clamp_ste": StraightThroughClamp,
+    "tensor_clamp": Clamp,
 }
+FUNCTION: Functions = {name: function.apply for name, function in CLASSES.items()}
 
 
 def control(x: Tensor, *_: Any, **__: Any) -> Tensor:
