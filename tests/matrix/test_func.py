@@ -71,6 +71,10 @@ def forward_over_derivative_inside_vmap(parameters: dict[str, Any]) -> bool:
     )
 
 
+def is_hessian(parameters: dict[str, Any]) -> bool:
+    return str(parameters.get("middle", parameters["inner"])) == "hessian"
+
+
 FORWARD_OVER_DERIVATIVE_INSIDE_VMAP = (
     "Dynamo fails at a `jacfwd` of a derivative inside a `vmap`, and `hessian` is such a `jacfwd`, "
     "and `jacfwd` such a `vmap`"
@@ -160,6 +164,11 @@ def test_two(outer: Transform, inner: Transform) -> None:
 @row("`{outer}` of each of them, compiled")
 @pytest.mark.parametrize("inner", TRANSFORMS, ids=str)
 @pytest.mark.parametrize("outer", TRANSFORMS, ids=str)
+@pytest.mark.refused(
+    "torch 2.6's Dynamo fails at `jvp` of a `hessian`",
+    torch="<2.13",
+    where=lambda p: str(p["outer"]) == "jvp" and is_hessian(p),
+)
 @pytest.mark.refused(FORWARD_OVER_DERIVATIVE_INSIDE_VMAP, where=forward_over_derivative_inside_vmap)
 @pytest.mark.isolated
 @pytest.mark.slow
@@ -179,6 +188,11 @@ def test_three(outer: Transform, middle: Transform, inner: Transform) -> None:
 
 @row("`{outer}` of two of them, a `vmap` among the three, compiled")
 @EVERY_THREE
+@pytest.mark.refused(
+    "torch 2.6's Dynamo fails at `jvp` of a `hessian`",
+    torch="<2.13",
+    where=lambda p: str(p["outer"]) == "jvp" and is_hessian(p),
+)
 @pytest.mark.refused(FORWARD_OVER_DERIVATIVE_INSIDE_VMAP, where=forward_over_derivative_inside_vmap)
 @pytest.mark.isolated
 @pytest.mark.slow

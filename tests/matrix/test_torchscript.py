@@ -1,9 +1,12 @@
 """TorchScript."""
 
 import importlib.util
+import inspect
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,58 +14,61 @@ import pytest
 import subjects
 import torch
 from processes import TESTS, run
-from subjects import OPS, Op, X
+from subjects import CLASSES, DISTINCT_OPS, OPS, SUBJECTS, Op, X
 from torch import Tensor
 
 row = pytest.mark.row
 EVERY_OP = pytest.mark.parametrize("op", OPS, ids=str)
 G = torch.tensor([1.0, -2.0, 3.0, 4.0])
+RUNS = 4  # the profiling executor changes the graph after the first of them
 
-# TorchScript compiles source code, so each subject is needed as such.
+
+def signature(name: str) -> inspect.Signature:
+    return inspect.signature(SUBJECTS["ste"][name])
+
+
+# TorchScript compiles source code, so what stands in the ops' place is needed as such.
 STEPPED = "x + ({} - x).detach()"
-SOURCES: dict[str, dict[str, str]] = {
-    "ste": {op.name: f"ste.{op.name}(x{{}})" for op in OPS},
+CLAMP = "x.clamp(min_val, max_val)"
+EXPRESSIONS: dict[str, dict[str, str]] = {
     "idiom": {
         "round_ste": STEPPED.format("x.round()"),
         "ceil_ste": STEPPED.format("x.ceil()"),
         "floor_ste": STEPPED.format("x.floor()"),
-        "binary_sign_ste": STEPPED.format("binary_sign(x{})"),
+        "binary_sign_ste": STEPPED.format("torch.where(x >= 0, 1.0, low).to(x.dtype)"),
         "ternary_sign_ste": STEPPED.format("x.sign()"),
-        "scalar_clamp_ste": STEPPED.format("clamp(x{})"),
-        "tensor_clamp_ste": STEPPED.format("clamp(x{})"),
-        "tensor_clamp": "clamp(x{})",
+        "scalar_clamp_ste": STEPPED.format(CLAMP),
+        "tensor_clamp_ste": STEPPED.format(CLAMP),
+        "tensor_clamp": CLAMP,
     },
-    "function": {name: f"subjects.{function.__name__}.apply(x{{}})" for name, function in subjects.CLASSES.items()},
-    "control": {op.name: "x.clone()" for op in OPS},
+    "function": {
+        name: f"subjects.{function.__name__}.apply({', '.join(signature(name).parameters)})"
+        for name, function in CLASSES.items()
+    },
+    "control": {op.name: "x.clone()" for op in DISTINCT_OPS},
 }
-PREAMBLE = """\
-import ste
-import subjects
-import torch
-from torch import Tensor, clamp
 
 
-def binary_sign(x: Tensor, low: float = 0.0):
-    return torch.where(x >= 0, torch.ones_like(x), torch.full_like(x, low))
+def definition(name: str) -> str:
+    if subjects.subject == "ste":
+        return f"from ste import {name}\n"
+    return f"def {name}{signature(name)}:\n    return {EXPRESSIONS[subjects.subject][name]}\n"
 
-"""
-OUTPUTS = "\n\ndef every(x: Tensor):\n    return torch.stack([{}])\n"
+
+def call(op: Op) -> str:
+    """Its bounds are written out, as numbers or as tensors of numbers."""
+    arguments = "".join(f", torch.tensor({a(X).tolist()})" if callable(a) else f", {a}" for a in op.arguments)
+    return f"{op.name}(x{arguments})"
 
 
-def module_of_calls(folder: Path) -> Any:
-    """A Python module with a function `call<i>` for each op, and one, `every`, for all of them."""
-    source = PREAMBLE
-    for i, op in enumerate(OPS):
-        arguments = ""
-        for argument in op.arguments:
-            # Bounds are written out, as numbers or as tensors of numbers.
-            numbers = argument(X).tolist() if callable(argument) else argument
-            arguments += f", torch.tensor({numbers})" if callable(argument) else f", {numbers}"
-        expression = SOURCES[subjects.subject][op.name].format(arguments)
-        source += f"\ndef call{i}(x: Tensor):\n    return {expression}\n\n"
-    source += OUTPUTS.format(", ".join(f"call{i}(x)" for i in range(len(OPS))))
+def written_to(folder: Path) -> Any:
+    """A Python module with the functions themselves, a `call<i>` for each op, and one, `every`, for all of them."""
+    parts = ["import subjects\nimport torch\n", *(definition(op.name) for op in DISTINCT_OPS)]
+    calls = {f"call{i}": call(op) for i, op in enumerate(OPS)}
+    calls["every"] = f"torch.stack([{', '.join(calls.values())}])"
+    parts += [f"def {name}(x: torch.Tensor):\n    return {body}\n" for name, body in calls.items()]
     file = folder / "calls.py"
-    file.write_text(source)
+    file.write_text("\n\n".join(parts))
     spec = importlib.util.spec_from_file_location("calls", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -70,8 +76,35 @@ def module_of_calls(folder: Path) -> Any:
     return module
 
 
-def check(function: Any, op: Op) -> None:
-    for _ in range(4):  # the profiling executor changes the graph after the first calls
+class Calls(torch.nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def scripted_module(function: Callable[[Tensor], Tensor]) -> Any:
+    return torch.jit.script(Calls(torch.jit.script(function)).eval())
+
+
+def traced(function: Callable[[Tensor], Tensor]) -> Any:
+    return torch.jit.trace(function, X - 1)  # another x than that of the checks
+
+
+def with_arguments(op: Op) -> Callable[[Tensor], Tensor]:
+    arguments = op.arguments_for(X)
+    return lambda x: op.function(x, *arguments)
+
+
+def every_op_traced() -> Any:
+    functions = [with_arguments(op) for op in OPS]
+    return traced(lambda x: torch.stack([function(x) for function in functions]))
+
+
+def check(function: Callable[[Tensor], Tensor], op: Op) -> None:
+    for _ in range(RUNS):
         x = X.clone().requires_grad_()
         y = function(x)
         assert torch.equal(y, op.expected(X))
@@ -79,131 +112,121 @@ def check(function: Any, op: Op) -> None:
         assert torch.equal(gradient, op.gradient(X, G))
 
 
-def call_of(op: Op, folder: Path) -> Any:
-    return getattr(module_of_calls(folder), f"call{OPS.index(op)}")
-
-
-@row("`torch.jit.script`")
-@EVERY_OP
-def test_script(op: Op, tmp_path: Path) -> None:
-    check(torch.jit.script(call_of(op, tmp_path)), op)
-
-
-@row("`torch.jit.script`, double backward")
-@EVERY_OP
-def test_double_backward(op: Op, tmp_path: Path) -> None:
-    scripted: Any = torch.jit.script(call_of(op, tmp_path))
-    for _ in range(4):
+def check_double_backward(function: Callable[[Tensor], Tensor], op: Op) -> None:
+    for _ in range(RUNS):
         x = X.clone().requires_grad_()
-        (first,) = torch.autograd.grad((scripted(x) ** 2).sum(), x, create_graph=True)
+        (first,) = torch.autograd.grad((function(x) ** 2).sum(), x, create_graph=True)
         assert torch.equal(first, 2 * op.expected(X) * op.slope(X))
         (second,) = torch.autograd.grad(first, x, G)
         assert torch.equal(second, 2 * op.slope(X) * G)
 
 
+FORMS: dict[str, Callable[[Op, Path], Any]] = {
+    "script": lambda op, folder: torch.jit.script(getattr(written_to(folder), f"call{OPS.index(op)}")),
+    "trace": lambda op, _: traced(with_arguments(op)),
+    "freeze": lambda op, folder: torch.jit.freeze(scripted_module(getattr(written_to(folder), f"call{OPS.index(op)}"))),
+}
+
+
+@row("`torch.jit.{form}`")
+@EVERY_OP
+@pytest.mark.parametrize("form", FORMS)
+def test_first_derivative(op: Op, form: str, tmp_path: Path) -> None:
+    check(FORMS[form](op, tmp_path), op)
+
+
+@row("`torch.jit.{form}`, double backward")
+@EVERY_OP
+@pytest.mark.parametrize("form", FORMS)
+def test_double_backward(op: Op, form: str, tmp_path: Path) -> None:
+    check_double_backward(FORMS[form](op, tmp_path), op)
+
+
 @row("`torch.jit.script` of the function itself")
 @EVERY_OP
-def test_script_of_the_function_itself(op: Op) -> None:
-    scripted = torch.jit.script(op.function)
-    check(lambda x: scripted(x, *op.arguments_for(X)), op)
-
-
-@row("`torch.jit.trace`, values and gradients for another x")
-@EVERY_OP
-def test_trace(op: Op) -> None:
-    arguments = op.arguments_for(X)
-    traced: Any = torch.jit.trace(lambda t: op.function(t, *arguments), X - 1)
-    check(traced, op)
-
-
-class Quantized(torch.nn.Module):
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.function(x)
-        return result
-
-
-@row("`torch.jit.freeze`")
-@EVERY_OP
-def test_freeze(op: Op, tmp_path: Path) -> None:
-    scripted = torch.jit.script(Quantized(torch.jit.script(call_of(op, tmp_path))).eval())
-    check(torch.jit.freeze(scripted), op)
+def test_script_of_the_function_itself(op: Op, tmp_path: Path) -> None:
+    function: Any = torch.jit.script(getattr(written_to(tmp_path), op.name))
+    check(lambda x: function(x, *op.arguments_for(X)), op)
 
 
 @row("`torch.jit.optimize_for_inference`")
 @EVERY_OP
 def test_optimize_for_inference(op: Op, tmp_path: Path) -> None:
-    scripted = torch.jit.script(Quantized(torch.jit.script(call_of(op, tmp_path))).eval())
-    optimized = torch.jit.optimize_for_inference(scripted)
-    for _ in range(4):
+    optimized = torch.jit.optimize_for_inference(FORMS["freeze"](op, tmp_path))
+    for _ in range(RUNS):
         with torch.no_grad():
             assert torch.equal(optimized(X), op.expected(X))
 
 
-def save_every_op(folder: Path) -> Tensor:
-    """Saves a scripted module of all ops and its inputs; returns the gradient that comes in, a row for each op."""
-    scripted = torch.jit.script(Quantized(torch.jit.script(module_of_calls(folder).every)))
-    scripted.save(str(folder / "module.pt"))
-    g = torch.stack([G * 2**i for i in range(len(OPS))])  # a binary digit for each op
-    torch.save([X, g], folder / "inputs.pt")
-    return g
+FILES = ("module.pt", "inputs.pt", "outputs.pt")
+DIGITS = torch.stack([G * 2**i for i in range(len(OPS))])  # the gradient that comes in, a binary digit for each op
 
 
-def check_outputs(folder: Path, g: Tensor) -> None:
-    y, gradient = torch.load(folder / "outputs.pt", weights_only=False)
-    assert torch.equal(y, torch.stack([op.expected(X) for op in OPS]))
-    assert torch.equal(gradient, sum((op.gradient(X, row) for op, row in zip(OPS, g)), torch.zeros(4)))
+def save(module: Any, folder: Path) -> None:
+    module.save(str(folder / "module.pt"))
+    torch.save([X, DIGITS], folder / "inputs.pt")
 
 
-LOAD = """
-import sys, warnings
-warnings.simplefilter("ignore")
+def check_outputs(folder: Path) -> None:
+    outputs: Sequence[Tensor] = torch.load(folder / "outputs.pt", weights_only=False)
+    assert len(outputs) == 3 * RUNS
+    first = sum((op.gradient(X, g) for op, g in zip(OPS, DIGITS)), torch.zeros_like(X))
+    for i in range(0, len(outputs), 3):
+        assert torch.equal(outputs[i], torch.stack([op.expected(X) for op in OPS]))
+        assert torch.equal(outputs[i + 1], first)
+        assert torch.equal(outputs[i + 2], 2 * first)  # every slope is 0 or 1, and so is its square
+
+
+LOAD = f"""
+import sys
 import torch
 if sys.argv[4] == "ste":
     import ste
+    print("backend:", ste.backend().name)
 module = torch.jit.load(sys.argv[1])
-x, g = torch.load(sys.argv[2])
-y = module(x.requires_grad_())
-torch.save([y.detach(), *torch.autograd.grad(y, x, g)], sys.argv[3])
+inputs, g = torch.load(sys.argv[2])
+outputs = []
+for _ in range({RUNS}):
+    x = inputs.clone().requires_grad_()
+    y = module(x)
+    outputs += [y.detach(), *torch.autograd.grad(y, x, g, retain_graph=True)]
+    (first,) = torch.autograd.grad((y * y * g).sum(), x, create_graph=True)
+    outputs += torch.autograd.grad(first.sum(), x)
+torch.save(outputs, sys.argv[3])
 """
 
 
-@row("saved, and loaded in a fresh process, `STE_BACKEND={backend}`")
+@row("`torch.jit.{form}`, saved, and loaded in a fresh process, `STE_BACKEND={backend}`")
 @pytest.mark.parametrize("backend", ["auto", "python"])
-def test_save_and_load(backend: str, tmp_path: Path) -> None:
-    g = save_every_op(tmp_path)
-    files = [tmp_path / name for name in ("module.pt", "inputs.pt", "outputs.pt")]
-    run(LOAD, *files, subjects.subject, backend=backend)
-    check_outputs(tmp_path, g)
+@pytest.mark.parametrize("form", ["script", "trace"])
+def test_save_and_load(form: str, backend: str, tmp_path: Path) -> None:
+    save(scripted_module(written_to(tmp_path).every) if form == "script" else every_op_traced(), tmp_path)
+    printed = run(LOAD, *(tmp_path / name for name in FILES), subjects.subject, backend=backend)
+    if subjects.subject == "ste" and (backend == "python" or subjects.column() == "native"):
+        assert f"backend: {'python' if backend == 'python' else 'native'}" in printed
+    check_outputs(tmp_path)
 
 
-def build_program(folder: Path) -> Path:
+def program_built_in(folder: Path) -> Path:
     """Builds the C++ program, and, for our native backend, links it with ste-core's library."""
-    options = []
+    command: list[str | Path] = ["-S", TESTS / "cpp", "-B", folder, f"-DPython_EXECUTABLE={sys.executable}"]
     if subjects.column() == "native":
         import ste_core
 
         minor = ".".join(torch.__version__.split(".")[:2])
-        (library,) = (b.folder / "libste.so" for b in ste_core.builds() if b.torch.startswith(f"{minor}."))
-        options = [f"-DSTE_LIBRARY={library}"]
+        (build,) = (b for b in ste_core.builds() if b.torch.startswith(f"{minor}."))
+        command.append(f"-DSTE_LIBRARY={build.folder / 'libste.so'}")
     cmake = shutil.which("cmake", path=str(Path(sys.executable).parent)) or "cmake"
-    configure: list[str | Path] = [
-        cmake,
-        "-S",
-        TESTS / "cpp",
-        "-B",
-        folder,
-        f"-DPython_EXECUTABLE={sys.executable}",
-        *options,
-    ]
-    commands: list[list[str | Path]] = [configure, [cmake, "--build", folder]]
-    for command in commands:
-        built = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        assert built.returncode == 0, built.stdout
+    output_of(cmake, *command)
+    output_of(cmake, "--build", folder)
     return folder / "run_scripted"
+
+
+def output_of(*command: str | Path) -> str:
+    result = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if result.returncode != 0:
+        raise RuntimeError(result.stdout)
+    return result.stdout
 
 
 @row("loaded and differentiated by a C++ program that links libtorch and ste-core's library, without Python")
@@ -214,10 +237,8 @@ def build_program(folder: Path) -> Path:
     backend="python",
 )
 def test_in_a_program_without_python(tmp_path: Path) -> None:
-    g = save_every_op(tmp_path)
-    program = build_program(tmp_path / "build")
-    files = [tmp_path / name for name in ("module.pt", "inputs.pt", "outputs.pt")]
-    result = subprocess.run([program, *files], capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        raise RuntimeError(result.stderr)
-    check_outputs(tmp_path, g)
+    save(scripted_module(written_to(tmp_path).every), tmp_path)
+    program = program_built_in(tmp_path / "build")
+    assert not re.search(r"lib(torch_)?python", output_of("ldd", program))
+    output_of(program, *(tmp_path / name for name in FILES), str(RUNS))
+    check_outputs(tmp_path)

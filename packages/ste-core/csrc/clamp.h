@@ -5,9 +5,9 @@
 
 namespace ste {
 
-// Clamps by comparisons, between bounds in x's dtype. inductor turns at::clamp into minimum and maximum, which give
-// clamp(-0.0, 0.0, 1.0) the sign of the bound; and a jagged tensor has no at::clamp between tensors.
-at::Tensor clamp_by_comparison(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val);
+// As compilers see a clamp between bounds in x's dtype: by maximum and minimum, for which inductor and ONNX Runtime
+// give ATen's bits, and which jagged tensors have (at::clamp between tensors they have not).
+at::Tensor clamp_by_extrema(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val);
 
 // The clamp between tensors, in x's dtype whatever that of the bounds.
 at::Tensor tensor_clamp_composite(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val);

@@ -54,7 +54,14 @@ at::Tensor floor(const at::Tensor& x) {
   return at::floor(x);
 }
 
-at::Tensor ternary_sign(const at::Tensor& x) {
+// Not at::sign, whose value at NaN is 0 in ATen and NaN in ONNX Runtime.
+at::Tensor ternary_sign_composite(const at::Tensor& x) {
+  const auto constant = [&](int value) { return at::scalar_tensor(value, x.options().layout(at::kStrided)); };
+  const auto not_positive = x.scalar_type() == at::kByte ? constant(0) : at::where(x.lt(0), constant(-1), constant(0));
+  return at::where(x.gt(0), constant(1), not_positive);
+}
+
+at::Tensor ternary_sign_eager(const at::Tensor& x) {
   return at::sign(x);
 }
 
@@ -71,10 +78,23 @@ struct ScalarBounds {
   at::Scalar max;
 };
 
+bool may_be_zero(const at::Scalar& bound) {
+  return bound.isSymbolic() || bound.toDouble() == 0;
+}
+
+// Keeps the sign of a zero beside a bound of zero: inductor's maximum of -0.0 and 0.0 is 0.0.
+at::Tensor clamp_by_comparison(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
+  const auto raised = at::where(x.ge(min_val).logical_or(x.ne(x)), x, min_val);
+  return at::where(raised.le(max_val).logical_or(raised.ne(raised)), raised, max_val);
+}
+
 at::Tensor scalar_clamp_composite(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val) {
   const ScalarBounds bound(x, min_val, max_val);
   const auto options = x.options().layout(at::kStrided);
-  return clamp_by_comparison(x, at::scalar_tensor(bound.min, options), at::scalar_tensor(bound.max, options));
+  const auto min = at::scalar_tensor(bound.min, options);
+  const auto max = at::scalar_tensor(bound.max, options);
+  return may_be_zero(bound.min) || may_be_zero(bound.max) ? clamp_by_comparison(x, min, max)
+                                                          : clamp_by_extrema(x, min, max);
 }
 
 at::Tensor scalar_clamp_eager(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val) {
@@ -89,7 +109,8 @@ TORCH_LIBRARY_FRAGMENT(ste, library) {
   Op<StraightThrough, ceil>::define(library, "ceil_ste(Tensor x) -> Tensor");
   Op<StraightThrough, floor>::define(library, "floor_ste(Tensor x) -> Tensor");
   Op<StraightThrough, binary_sign>::define(library, "binary_sign_ste(Tensor x, float low=0.0) -> Tensor");
-  Op<StraightThrough, ternary_sign>::define(library, "ternary_sign_ste(Tensor x) -> Tensor");
+  Op<StraightThrough, ternary_sign_composite, ternary_sign_eager>::define(
+      library, "ternary_sign_ste(Tensor x) -> Tensor");
   Op<StraightThrough, scalar_clamp_composite, scalar_clamp_eager>::define(
       library, "scalar_clamp_ste(Tensor x, Scalar min_val, Scalar max_val) -> Tensor");
   Op<StraightThrough, tensor_clamp_composite, tensor_clamp_eager>::define(

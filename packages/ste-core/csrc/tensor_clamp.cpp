@@ -5,6 +5,8 @@
 #include "op.h"
 
 #include <ATen/ops/clamp.h>
+#include <ATen/ops/maximum.h>
+#include <ATen/ops/minimum.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/where.h>
 #include <torch/csrc/autograd/functions/utils.h>
@@ -99,14 +101,13 @@ struct ClampGradient {
 
 }  // namespace
 
-at::Tensor clamp_by_comparison(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
-  const auto raised = at::where(x.ge(min_val).logical_or(x.ne(x)), x, min_val);
-  return at::where(raised.le(max_val).logical_or(raised.ne(raised)), raised, max_val);
+at::Tensor clamp_by_extrema(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
+  return at::minimum(at::maximum(x, min_val), max_val);
 }
 
 at::Tensor tensor_clamp_composite(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
   const auto dtype = x.scalar_type();
-  return clamp_by_comparison(x, bound_in_dtype(Side::min, min_val, dtype), bound_in_dtype(Side::max, max_val, dtype));
+  return clamp_by_extrema(x, bound_in_dtype(Side::min, min_val, dtype), bound_in_dtype(Side::max, max_val, dtype));
 }
 
 at::Tensor tensor_clamp_eager(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {

@@ -38,4 +38,9 @@ def implement(public: Callable[P, Tensor], function: type[Function]) -> Callable
 
         torch.compiler.substitute_in_graph(eager, skip_signature_check=True)(traced)
 
+    # For torch.onnx.export(dynamo=False). The other exporter decomposes the op.
+    @wrapt.when_imported("torch.onnx")
+    def register_symbolic(onnx: ModuleType) -> None:
+        onnx.register_custom_op_symbolic(f"ste::{name}", function.symbolic, 15)  # type: ignore[attr-defined]
+
     return eager

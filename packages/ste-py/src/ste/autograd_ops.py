@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch._C import _are_functorch_transforms_active
+from torch.autograd import Function, forward_ad
 
 from ste._arguments import check_bounds, checked, exact_value, scalar_bound, tensor_bound
 from ste._batching import batch_first
@@ -65,6 +66,10 @@ class round_ste_fn(_StraightThrough):
     def forward(x: Tensor) -> Tensor:
         return torch.round(checked("round_ste", x))
 
+    @staticmethod
+    def symbolic(g: Any, x: Any) -> Any:
+        return g.op("Round", x)
+
 
 class ceil_ste_fn(_StraightThrough):
     """Autograd class of :func:`ste.ceil_ste`."""
@@ -72,6 +77,10 @@ class ceil_ste_fn(_StraightThrough):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         return torch.ceil(checked("ceil_ste", x))
+
+    @staticmethod
+    def symbolic(g: Any, x: Any) -> Any:
+        return g.op("Ceil", x)
 
 
 class floor_ste_fn(_StraightThrough):
@@ -81,6 +90,10 @@ class floor_ste_fn(_StraightThrough):
     def forward(x: Tensor) -> Tensor:
         return torch.floor(checked("floor_ste", x))
 
+    @staticmethod
+    def symbolic(g: Any, x: Any) -> Any:
+        return g.op("Floor", x)
+
 
 class ternary_sign_ste_fn(_StraightThrough):
     """Autograd class of :func:`ste.ternary_sign_ste`."""
@@ -88,6 +101,19 @@ class ternary_sign_ste_fn(_StraightThrough):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         return torch.sign(checked("ternary_sign_ste", x))
+
+    @staticmethod
+    def decomposition(x: Tensor) -> Tensor:
+        """Not torch.sign, whose value at NaN is 0 in PyTorch and NaN in ONNX Runtime."""
+        checked("ternary_sign_ste", x)
+        one, zero = (torch.scalar_tensor(value, dtype=x.dtype, device=x.device) for value in (1, 0))
+        return torch.where(x > 0, one, zero if x.dtype == torch.uint8 else torch.where(x < 0, -one, zero))
+
+    @staticmethod
+    def symbolic(g: Any, x: Any) -> Any:
+        minus_one, zero, one = (_onnx_like(g, x, number) for number in (-1.0, 0.0, 1.0))
+        not_positive = g.op("Where", g.op("Less", x, zero), minus_one, zero)
+        return g.op("Where", g.op("Greater", x, zero), one, not_positive)
 
 
 class binary_sign_ste_fn(_StraightThrough):
@@ -98,6 +124,12 @@ class binary_sign_ste_fn(_StraightThrough):
         checked("binary_sign_ste", x)
         low = exact_value("binary_sign_ste", "low", low, x)
         return torch.where(x >= 0, torch.scalar_tensor(1, dtype=x.dtype, device=x.device), low).to(x.dtype)
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, low: Any = 0.0) -> Any:
+        return g.op(
+            "Where", g.op("GreaterOrEqual", x, _onnx_like(g, x, 0.0)), *(_onnx_like(g, x, v) for v in (1.0, low))
+        )
 
 
 class scalar_clamp_ste_fn(_StraightThrough):
@@ -110,7 +142,13 @@ class scalar_clamp_ste_fn(_StraightThrough):
     @staticmethod
     def decomposition(x: Tensor, min_val: torch.types.Number, max_val: torch.types.Number) -> Tensor:
         bounds = _scalar_bounds(x, min_val, max_val)
-        return _clamp_by_comparison(x, *(torch.scalar_tensor(b, dtype=x.dtype, device=x.device) for b in bounds))
+        may_be_zero = any(isinstance(b, (torch.SymInt, torch.SymFloat)) or b == 0 for b in bounds)
+        clamp = _clamp_by_comparison if may_be_zero else _clamp_by_extrema
+        return clamp(x, *(torch.scalar_tensor(b, dtype=x.dtype, device=x.device) for b in bounds))
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, min_val: Any, max_val: Any) -> Any:
+        return g.op("Clip", x, _onnx_like(g, x, min_val), _onnx_like(g, x, max_val))
 
 
 class tensor_clamp_ste_fn(_StraightThrough):
@@ -124,7 +162,11 @@ class tensor_clamp_ste_fn(_StraightThrough):
     @staticmethod
     def decomposition(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
         check_bounds("tensor_clamp_ste", x, min_val, max_val)
-        return _clamp_by_comparison(x, *_tensor_bounds(x, min_val, max_val))
+        return _clamp_by_extrema(x, *_tensor_bounds(x, min_val, max_val))
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, min_val: Any, max_val: Any) -> Any:
+        return _onnx_clamp(g, x, min_val, max_val)
 
 
 class tensor_clamp_fn(_ElementwiseFunction):
@@ -169,11 +211,11 @@ class tensor_clamp_fn(_ElementwiseFunction):
     def decomposition(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
         """The same values and the same gradients from operations of torch alone, at every level of every transform."""
         check_bounds("tensor_clamp", x, min_val, max_val)
-        if not x.is_floating_point():
-            return _clamp_by_comparison(x, *_tensor_bounds(x, min_val, max_val))
+        if not x.is_floating_point() or not _may_be_differentiated(x, min_val, max_val):
+            return _clamp_by_extrema(x, *_tensor_bounds(x, min_val, max_val))
         is_x, is_min, is_max = _owners(x, min_val, max_val)
         widest = _widest(x, min_val, max_val)
-        y = _clamp_by_comparison(x.detach(), *_tensor_bounds(x, min_val.detach(), max_val.detach())).to(widest)
+        y = _clamp_by_extrema(x.detach(), *_tensor_bounds(x, min_val.detach(), max_val.detach())).to(widest)
         # Added where nothing is to change: -0.0, as 0.0 would change the sign of -0.0. Computed, since inductor takes
         # the constants -0.0 and 0.0 for the same.
         nothing = y.isnan().to(widest) * -1
@@ -182,6 +224,10 @@ class tensor_clamp_fn(_ElementwiseFunction):
         owned = torch.where(is_min, min_val.to(widest), owned)
         owned = torch.where(is_max, max_val.to(widest), owned)
         return (owned + nan_or_nothing).to(x.dtype)
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, min_val: Any, max_val: Any) -> Any:
+        return _onnx_clamp(g, x, min_val, max_val)
 
 
 def without_gradient_to_bounds(x: Any, *bounds: Any) -> tuple[Any, ...]:
@@ -204,14 +250,36 @@ def _tensor_bounds(x: Tensor, min_val: Tensor, max_val: Tensor) -> tuple[Tensor,
     return tensor_bound(min_val, x.dtype, is_min=True), tensor_bound(max_val, x.dtype, is_min=False)
 
 
-def _clamp_by_comparison(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
-    """Clamp between bounds in x's dtype, as compilers and jagged tensors see it.
+def _clamp_by_extrema(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
+    """As compilers see a clamp between bounds in x's dtype.
 
-    inductor turns torch.clamp into minimum and maximum, which give clamp(-0.0, 0.0, 1.0) the sign of the bound; and a
-    jagged tensor has no torch.clamp between tensors.
+    inductor and ONNX Runtime give torch.clamp's bits for it; and a jagged tensor has no torch.clamp between tensors.
     """
+    return torch.minimum(torch.maximum(x, min_val), max_val)
+
+
+def _clamp_by_comparison(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
+    """Keeps the sign of a zero beside a bound of zero: inductor's maximum of -0.0 and 0.0 is 0.0."""
     raised = torch.where((x >= min_val) | (x != x), x, min_val)
     return torch.where((raised <= max_val) | (raised != raised), raised, max_val)
+
+
+def _onnx_clamp(g: Any, x: Any, min_val: Any, max_val: Any) -> Any:
+    return g.op("Min", g.op("Max", x, _onnx_like(g, x, min_val)), _onnx_like(g, x, max_val))
+
+
+def _onnx_like(g: Any, x: Any, value: Any) -> Any:
+    """A number or a value of the graph, in x's dtype."""
+    constant = g.op("Constant", value_t=torch.tensor(value)) if isinstance(value, float) else value
+    return g.op("CastLike", constant, x)
+
+
+def _may_be_differentiated(*tensors: Tensor) -> bool:
+    return (
+        _are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+    )
 
 
 def _owners(x: Tensor, min_val: Tensor, max_val: Tensor) -> tuple[Tensor, Tensor, Tensor]:

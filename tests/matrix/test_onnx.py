@@ -1,0 +1,103 @@
+"""ONNX."""
+
+import io
+import warnings
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from bits import assert_same_bits, values
+from subjects import OPS, Op, X
+from torch import Tensor
+from torch.export import Dim
+
+row = pytest.mark.row
+EVERY_OP = pytest.mark.parametrize("op", OPS, ids=str)
+ROWS = torch.stack([X, X / 2, X * 2 + 0.25])
+
+
+class Module(torch.nn.Module):
+    """The op, with its arguments as constants: numbers, and tensors as buffers."""
+
+    def __init__(self, op: Op, x: Tensor) -> None:
+        super().__init__()
+        self.op = op
+        self.arguments: list[Any] = []
+        for i, argument in enumerate(op.arguments_for(x)):
+            if isinstance(argument, Tensor):
+                self.register_buffer(f"argument{i}", argument.clone())
+                argument = f"argument{i}"
+            self.arguments.append(argument)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op.function(x, *[getattr(self, a) if isinstance(a, str) else a for a in self.arguments])
+
+
+def exported(module: torch.nn.Module, x: Tensor, **options: Any) -> onnx.ModelProto:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, about itself
+        program = torch.onnx.export(module, (x,), dynamo=True, verbose=False, **options)
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+def run(model: onnx.ModelProto, x: Tensor) -> Tensor:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert isinstance(y, np.ndarray)
+    return torch.from_numpy(y)
+
+
+def check_standard(model: onnx.ModelProto) -> None:
+    onnx.checker.check_model(model, full_check=True)
+    assert {node.domain for node in model.graph.node} <= {""}
+    assert not model.functions
+
+
+@row("`export(dynamo=True)`: standard operators, and the same bits in ONNX Runtime (zero's sign at a bound 0 aside)")
+@EVERY_OP
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
+def test_dynamo_exporter(op: Op, dtype: torch.dtype) -> None:
+    x = values(dtype)
+    model = exported(Module(op, x), x)
+    check_standard(model)
+    y, expected = run(model, x), op.expected(x)
+    if 0.0 in op.arguments and op.name == "scalar_clamp_ste":
+        # The op is a Where there, since inductor's maximum loses the sign; ONNX Runtime's Where is a sum and loses it.
+        y, expected = (torch.where(t == 0, 0.0, t).to(dtype) for t in (y, expected))
+    assert_same_bits(y, expected, x)
+
+
+@row("the same for bfloat16")
+@EVERY_OP
+@pytest.mark.refused("ONNX Runtime has no bfloat16 kernels on CPUs", error="NOT_IMPLEMENTED|INVALID_GRAPH|bfloat16")
+def test_bfloat16(op: Op) -> None:
+    model = exported(Module(op, X.bfloat16()), X.bfloat16())
+    check_standard(model)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    raise RuntimeError(f"NumPy has no bfloat16 to give {session.get_inputs()[0].type}")
+
+
+@row("dynamic batch")
+@EVERY_OP
+def test_dynamic_batch(op: Op) -> None:
+    model = exported(Module(op, X), ROWS, dynamic_shapes={"x": {0: Dim("batch")}})
+    check_standard(model)
+    for x in (ROWS, ROWS[:2], torch.cat([ROWS, ROWS])):
+        assert torch.equal(run(model, x), torch.stack([op.expected(line) for line in x]))
+
+
+@row("the old exporter, `torch.onnx.export(dynamo=False)`")
+@EVERY_OP
+def test_old_exporter(op: Op) -> None:
+    buffer: Any = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(Module(op, X), (X,), buffer, dynamo=False)
+    model = onnx.load_from_string(buffer.getvalue())
+    check_standard(model)
+    assert torch.equal(run(model, X), op.expected(X))
