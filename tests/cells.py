@@ -127,6 +127,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         pyfuncitem.obj(**arguments)
 
     outcome = attempt_here(case)
+    assert not subjects.X.requires_grad  # shared by all rows: none may change it
     reason = ""
     if subjects.subject == "ste":
         refusals = [Refusal(*m.args, **m.kwargs) for m in pyfuncitem.iter_markers("refused")]
@@ -189,7 +190,8 @@ class Recorder:
         rows: dict[tuple[str, str, str], list[dict[str, str]]] = defaultdict(list)
         for cell in self.cells:
             rows[cell["order"].split(":")[0], cell["group"], cell["row"]].append(cell)
-        ordered = sorted(rows.items(), key=lambda item: min(cell["order"] for cell in item[1]))
+        # In the order of the files' lines; rows of one test by their first case, whichever worker was first.
+        ordered = sorted(rows.items(), key=lambda item: min((cell["order"], cell["case"]) for cell in item[1]))
         table = [
             {
                 "group": group,

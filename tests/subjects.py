@@ -26,15 +26,40 @@ def stepped(x: Tensor, y: Tensor) -> Tensor:
     return x + (y - x).detach()
 
 
-# The detach idiom, as it is written everywhere, and torch.clamp where all three arguments are differentiable.
+# The detach idiom, as it is written everywhere, and torch.clamp where all three arguments are differentiable. Not
+# lambdas: a module that holds one cannot be pickled, which would not be the idiom's fault.
+def idiom_round(x: Tensor) -> Tensor:
+    return stepped(x, x.round())
+
+
+def idiom_ceil(x: Tensor) -> Tensor:
+    return stepped(x, x.ceil())
+
+
+def idiom_floor(x: Tensor) -> Tensor:
+    return stepped(x, x.floor())
+
+
+def idiom_binary_sign(x: Tensor, low: float = 0.0) -> Tensor:
+    return stepped(x, torch.where(x >= 0, 1.0, low).to(x.dtype))
+
+
+def idiom_ternary_sign(x: Tensor) -> Tensor:
+    return stepped(x, x.sign())
+
+
+def idiom_clamp(x: Tensor, min_val: Any, max_val: Any) -> Tensor:
+    return stepped(x, x.clamp(min_val, max_val))
+
+
 IDIOM: Functions = {
-    "round_ste": lambda x: stepped(x, x.round()),
-    "ceil_ste": lambda x: stepped(x, x.ceil()),
-    "floor_ste": lambda x: stepped(x, x.floor()),
-    "binary_sign_ste": lambda x, low=0.0: stepped(x, torch.where(x >= 0, 1.0, low).to(x.dtype)),
-    "ternary_sign_ste": lambda x: stepped(x, x.sign()),
-    "scalar_clamp_ste": lambda x, min_val, max_val: stepped(x, x.clamp(min_val, max_val)),
-    "tensor_clamp_ste": lambda x, min_val, max_val: stepped(x, x.clamp(min_val, max_val)),
+    "round_ste": idiom_round,
+    "ceil_ste": idiom_ceil,
+    "floor_ste": idiom_floor,
+    "binary_sign_ste": idiom_binary_sign,
+    "ternary_sign_ste": idiom_ternary_sign,
+    "scalar_clamp_ste": idiom_clamp,
+    "tensor_clamp_ste": idiom_clamp,
     "tensor_clamp": torch.clamp,
 }
 

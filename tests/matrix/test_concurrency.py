@@ -113,7 +113,8 @@ def test_data_loader(start: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 LIVE_GRAPHS = """
-import sys, threading
+import sys, threading, warnings
+warnings.simplefilter("ignore")  # a ste-core for another torch is told of
 import torch
 from subjects import OPS, X
 

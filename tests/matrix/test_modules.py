@@ -18,37 +18,69 @@ EVERY_OP = pytest.mark.parametrize("op", OPS, ids=str)
 AUTOCAST_DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 WEIGHT = torch.stack([X, X / 2])
 SAMPLE = torch.tensor([[1.0, 2.0, -1.0, 0.5]])
+G = torch.tensor([1.0, -2.0, 3.0, 4.0])
 
 
+# Autocast has no rule for our ops, as it has none for torch.round: they compute in the dtype that comes in.
 @row("`torch.autocast`: x's dtype is kept, whatever autocast's is")
 @EVERY_OP
 @AUTOCAST_DTYPES
-@pytest.mark.parametrize("x_dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("x_dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_autocast_keeps_the_dtype(op: Op, dtype: torch.dtype, x_dtype: torch.dtype) -> None:
-    x = X.to(x_dtype).requires_grad_()
-    g = torch.tensor([1.0, -2.0, 3.0, 4.0], dtype=x_dtype)
+    values, g = X.to(x_dtype), G.to(x_dtype)
+    x = values.clone().requires_grad_()
     with torch.autocast("cpu", dtype=dtype):
+        assert torch.round(values).dtype == x_dtype
         y = op(x)
     assert y.dtype == x_dtype
-    assert torch.equal(y, op.expected(X.to(x_dtype)))
+    assert torch.equal(y, op.expected(values))
     (gradient,) = torch.autograd.grad(y, x, g)
-    assert torch.equal(gradient, op.gradient(X.to(x_dtype), g))
+    assert gradient.dtype == x_dtype
+    assert torch.equal(gradient, op.gradient(values, g))
 
 
-@row("`torch.autocast`: between two linear layers, one training step")
+@row("`torch.autocast`: bounds in float32, x in autocast's dtype")
+@pytest.mark.parametrize("op", [op for op in OPS if any(map(callable, op.arguments))], ids=str)
+@AUTOCAST_DTYPES
+def test_autocast_with_float32_bounds(op: Op, dtype: torch.dtype) -> None:
+    weight, x = torch.eye(4), X.clone().requires_grad_()
+    bounds = [a.requires_grad_(not op.straight_through) for a in op.arguments_for(X)]
+    with torch.autocast("cpu", dtype=dtype):
+        linear = torch.nn.functional.linear(x, weight)
+        y = op.function(linear, *bounds)
+    assert linear.dtype == y.dtype == dtype
+    assert torch.equal(y.float(), op.expected(X))
+    gradients = torch.autograd.grad(y, [x, *(a for a in bounds if a.requires_grad)], G.to(dtype))
+    assert all(gradient.dtype == torch.float32 for gradient in gradients)
+    expected = [op.gradient(X, G)]
+    if not op.straight_through:
+        low, high = bounds
+        expected += [torch.where(low > X, G, 0), torch.where(high < X, G, 0)]
+    assert len(gradients) == len(expected)
+    assert all(torch.equal(actual, wanted) for actual, wanted in zip(gradients, expected))
+
+
+@row("`torch.autocast`: a step of training, on the weight and on the output of a linear layer")
 @EVERY_OP
 @AUTOCAST_DTYPES
 def test_autocast_step(op: Op, dtype: torch.dtype) -> None:
-    weight = WEIGHT.clone().requires_grad_()
+    layer = parametrized(op)
+    # The first leaves the bounds of the clamps. Of the second, a part is within them, in the weight and in the output.
+    samples = torch.cat([SAMPLE, torch.tensor([[0.0, 1.0, 1.0, 0.5]])])
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.25)
     with torch.autocast("cpu", dtype=dtype):
-        hidden = torch.nn.functional.linear(SAMPLE, op(weight))
-        y = op.function(hidden.float(), *op.arguments_for(hidden.float()))
-    assert hidden.dtype == dtype and y.dtype == torch.float32
-    hidden_exact = SAMPLE @ op.expected(WEIGHT).T
-    assert torch.equal(hidden.float(), hidden_exact)
-    (gradient,) = torch.autograd.grad(y.sum(), weight)
-    assert gradient.dtype == torch.float32
-    assert torch.equal(gradient, op.slope(hidden_exact).T * SAMPLE * op.slope(WEIGHT))
+        hidden = layer(samples)
+        y = op.function(hidden, *op.arguments_for(hidden))
+    assert hidden.dtype == y.dtype == dtype
+    exact = samples @ op.expected(WEIGHT).T  # in autocast's dtypes too
+    assert torch.equal(y.float(), op.expected(exact))
+    y.sum().backward()
+    optimizer.step()
+    original = layer.parametrizations.weight.original
+    assert original.dtype == original.grad.dtype == torch.float32
+    gradient = op.slope(exact).T @ samples * op.slope(WEIGHT)
+    assert torch.equal(original.grad, gradient)
+    assert torch.equal(original, WEIGHT - 0.25 * gradient)
 
 
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -56,21 +88,23 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "channels_last_3d": lambda t: t.reshape(1, 2, 3, 1, 4).to(memory_format=torch.channels_last_3d),
     "transposed": lambda t: t.reshape(4, 6).t(),
     "every second column": lambda t: t.reshape(4, 6)[:, ::2],
-    "expanded": lambda t: t[:4].expand(3, 4),
+    "expanded": lambda t: t[6:10].expand(3, 4),
 }
 
 
-@row("strides as `torch.round` gives them: {layout}")
+@row("strides as `torch.round` gives them, of the result and of the gradient: {layout}")
 @EVERY_OP
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_strides(op: Op, layout: str) -> None:
-    x = LAYOUTS[layout]((torch.arange(-12, 12) / 4 + 0.125).requires_grad_())
-    values = x.detach()
+    values = LAYOUTS[layout](torch.arange(-12, 12) / 4 + 0.125)
+    x = values.detach().requires_grad_()
     y = op.function(x, *op.arguments_for(values))
     assert torch.equal(y, op.expected(values))
     assert y.stride() == torch.round(values).stride()
-    (gradient,) = torch.autograd.grad(y, x, torch.ones_like(y))
-    assert torch.equal(gradient, op.slope(values))
+    g = torch.empty_like(y).copy_(torch.arange(1.0, values.numel() + 1).reshape(values.shape))
+    (gradient,) = torch.autograd.grad(y, x, g)
+    assert torch.equal(gradient, op.gradient(values, g))
+    assert gradient.stride() == y.stride()
 
 
 class Quantizer(torch.nn.Module):
@@ -161,10 +195,12 @@ def test_parametrize(op: Op) -> None:
 @EVERY_OP
 def test_functional_call(op: Op) -> None:
     layer = parametrized(op)
-    parameters = {name: p.detach() for name, p in layer.named_parameters()}
-    gradients = torch.func.grad(lambda p: torch.func.functional_call(layer, p, (SAMPLE,)).sum())(parameters)
+    parameters = {name: -p.detach() for name, p in layer.named_parameters()}
+    function = torch.func.grad_and_value(lambda p: torch.func.functional_call(layer, p, (SAMPLE,)).sum())
+    gradients, value = function(parameters)
+    assert torch.equal(value, (SAMPLE @ op.expected(-WEIGHT).T).sum())
     (gradient,) = gradients.values()
-    assert torch.equal(gradient, op.gradient(WEIGHT, SAMPLE.expand(2, 4)))
+    assert torch.equal(gradient, op.gradient(-WEIGHT, SAMPLE.expand(2, 4)))
 
 
 @row("`AveragedModel` and gradient accumulation")
@@ -177,5 +213,7 @@ def test_averaged_model(op: Op) -> None:
     gradient = layer.parametrizations.weight.original.grad
     assert isinstance(gradient, Tensor)
     assert torch.equal(gradient, 2 * op.gradient(WEIGHT, SAMPLE.expand(2, 4)))
-    averaged.update_parameters(layer)
-    assert torch.equal(averaged(SAMPLE), SAMPLE @ op.expected(WEIGHT).T)
+    for factor in (1, 3):
+        layer.parametrizations.weight.original.data = factor * WEIGHT
+        averaged.update_parameters(layer)
+    assert torch.equal(averaged(SAMPLE), SAMPLE @ op.expected(2 * WEIGHT).T)
