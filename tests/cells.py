@@ -61,6 +61,8 @@ def attempt_in_a_child(case: Callable[[], None]) -> Outcome:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
+        # While there is one thread: torch's pool, which the fork has lost, is replaced without a lock.
+        torch.set_num_threads(torch.get_num_threads())
         outcome = attempt(case)
         with os.fdopen(write, "wb") as pipe:
             pickle.dump(outcome, pipe)

@@ -194,6 +194,9 @@ def attempt(check: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, 
 
 
 def work(rank: int, world: int, folder: Path) -> None:
+    # Before there are other threads: in a forked process, the first of them to ask for torch's pool replaces it, and
+    # autograd's threads, which ask all at once, do so without a lock ("Invalid thread pool!").
+    torch.set_num_threads(1)
     # torch's own, of what it deprecates in itself.
     warnings.simplefilter("ignore")
     dist.init_process_group(
@@ -220,7 +223,6 @@ def work(rank: int, world: int, folder: Path) -> None:
 
 def main() -> None:
     folder, world = Path(sys.argv[1]), int(sys.argv[2])
-    torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the machine's own name need not resolve
     # Forked: torch is imported once.
     start_processes(work, (world, folder), nprocs=world, start_method="fork")

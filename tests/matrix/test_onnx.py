@@ -60,7 +60,11 @@ def check_standard(model: onnx.ModelProto) -> None:
 
 @row("`export(dynamo=True)`: standard operators, and the same bits in ONNX Runtime (zero's sign at a bound 0 aside)")
 @EVERY_OP
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in (torch.float64, torch.float16))],
+    ids=str,
+)
 def test_dynamo_exporter(op: Op, dtype: torch.dtype) -> None:
     x = values(dtype)
     model = exported(Module(op, x), x)
@@ -73,6 +77,7 @@ def test_dynamo_exporter(op: Op, dtype: torch.dtype) -> None:
 
 
 @row("the same for bfloat16")
+@pytest.mark.slow
 @EVERY_OP
 @pytest.mark.refused("ONNX Runtime has no bfloat16 kernels on CPUs", error="NOT_IMPLEMENTED|INVALID_GRAPH|bfloat16")
 def test_bfloat16(op: Op) -> None:
