@@ -147,7 +147,47 @@ CLASSES: dict[str, type[Function]] = {
     "tensor_clamp_ste": StraightThroughClamp,
     "tensor_clamp": Clamp,
 }
-FUNCTION: Functions = {name: function.apply for name, function in CLASSES.items()}
+
+
+# Functions of their own, as people wrap `apply`: Dynamo of 2.13 does not trace one that it finds as a value.
+def function_round(x: Tensor) -> Tensor:
+    return Round.apply(x)
+
+
+def function_ceil(x: Tensor) -> Tensor:
+    return Ceil.apply(x)
+
+
+def function_floor(x: Tensor) -> Tensor:
+    return Floor.apply(x)
+
+
+def function_binary_sign(x: Tensor, low: float = 0.0) -> Tensor:
+    return BinarySign.apply(x, low)
+
+
+def function_ternary_sign(x: Tensor) -> Tensor:
+    return TernarySign.apply(x)
+
+
+def function_clamp_ste(x: Tensor, min_val: Any, max_val: Any) -> Tensor:
+    return StraightThroughClamp.apply(x, min_val, max_val)
+
+
+def function_clamp(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
+    return Clamp.apply(x, min_val, max_val)
+
+
+FUNCTION: Functions = {
+    "round_ste": function_round,
+    "ceil_ste": function_ceil,
+    "floor_ste": function_floor,
+    "binary_sign_ste": function_binary_sign,
+    "ternary_sign_ste": function_ternary_sign,
+    "scalar_clamp_ste": function_clamp_ste,
+    "tensor_clamp_ste": function_clamp_ste,
+    "tensor_clamp": function_clamp,
+}
 
 
 def control(x: Tensor, *_: Any, **__: Any) -> Tensor:

@@ -178,16 +178,18 @@ def test_one_fused_loop(op: Op) -> None:
         assert not re.findall(r"\bfor ?\(int64_t x1", source), source
 
 
-@row("{transform} on inductor")
+TRANSFORMED: dict[str, Callable[[Any], Any]] = {
+    "grad": lambda f: grad(lambda t: f(t).sum()),
+    "vmap(grad)": lambda f: vmap(grad(lambda t: f(t).sum())),
+}
+
+
+@row("`torch.func`'s `{transform}` on inductor")
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "transform",
-    [lambda f: grad(lambda t: f(t).sum()), lambda f: vmap(grad(lambda t: f(t).sum()))],
-    ids=["`func.grad`", "`vmap(grad)`"],
-)
-def test_transforms_on_inductor(transform: Callable[[Any], Any]) -> None:
+@pytest.mark.parametrize("transform", TRANSFORMED)
+def test_transforms_on_inductor(transform: str) -> None:
     rows = torch.stack([DOUBLE, DOUBLE / 2])
-    function: Callable[[Tensor], Tensor] = torch.compile(transform(every_op(2)), fullgraph=True)
+    function: Callable[[Tensor], Tensor] = torch.compile(TRANSFORMED[transform](every_op(2)), fullgraph=True)
     assert torch.equal(function(rows), expected_of_every_op(2, 1, rows))
 
 
