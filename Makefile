@@ -74,7 +74,7 @@ mutants: core
 	$(python) tools/mutants.py
 
 python_sources := packages/ste-py/src packages/ste-core/src tests tools examples
-cpp_sources := $(wildcard packages/ste-core/csrc/* tests/cpp/*.cpp)
+cpp_sources := $(shell find packages/ste-core/csrc tests/cpp -name '*.h' -o -name '*.cpp')
 
 lint: $(env)/packages.stamp $(env)/lint.stamp
 	$(env)/bin/ruff check $(python_sources)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import op_table
@@ -64,11 +64,18 @@ IDIOM: Functions = {
 }
 
 
-class StraightThrough(Function):
+class GuidesFunction(Function):
     """A Function as PyTorch's guide to extending torch.func has it: setup_context, and a generated vmap rule."""
 
     generate_vmap_rule = True
 
+    if TYPE_CHECKING:
+
+        @classmethod
+        def apply(cls, *args: Any) -> Tensor: ...
+
+
+class StraightThrough(GuidesFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         pass
@@ -114,9 +121,7 @@ class StraightThroughClamp(StraightThrough):
         return x.clamp(min_val, max_val)
 
 
-class Clamp(Function):
-    generate_vmap_rule = True
-
+class Clamp(GuidesFunction):
     @staticmethod
     def forward(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
         return x.clamp(min_val, max_val)

@@ -25,7 +25,15 @@ namespace {
 
 using PythonArgument = py::handle;
 
-[[noreturn]] void reject(const std::string& op, const std::string& name, const char* expected, PythonArgument value) {
+// Which argument of which op is being read.
+struct Place {
+  const c10::OperatorHandle& op;
+  size_t position;
+};
+
+[[noreturn]] void reject(const Place& place, const char* expected, PythonArgument value) {
+  const auto op = place.op.operator_name().name.substr(std::size("ste::") - 1);
+  const auto& name = place.op.schema().arguments()[place.position].name();
   const auto type = py::type::of(value).attr("__name__").cast<std::string>();
   throw py::type_error(op + ": " + name + " must be " + expected + ", got " + type);
 }
@@ -38,16 +46,16 @@ template <>
 struct Argument<at::Tensor> {
   static constexpr auto kind = c10::TypeKind::TensorType;
   using Passed = const at::Tensor&;
-  static const at::Tensor& read(const std::string& op, const std::string& name, PythonArgument value) {
+  static const at::Tensor& read(const Place& place, PythonArgument value) {
     if (!THPVariable_Check(value.ptr())) {
-      reject(op, name, "a Tensor", value);
+      reject(place, "a Tensor", value);
     }
     return THPVariable_Unpack(value.ptr());
   }
 };
 
 // A Python or NumPy number; a Tensor is none, although it has __float__ too.
-py::object number(const std::string& op, const std::string& name, PythonArgument value) {
+py::object number(const Place& place, PythonArgument value) {
   PyObject* const object = value.ptr();
   if (!THPVariable_Check(object)) {
     if (PyObject* const integer = PyIndex_Check(object) ? PyNumber_Index(object) : nullptr) {
@@ -62,7 +70,7 @@ py::object number(const std::string& op, const std::string& name, PythonArgument
       PyErr_Clear();
     }
   }
-  reject(op, name, "a number", value);
+  reject(place, "a number", value);
 }
 
 // An integer past the end of double's range is infinite, as what is past the end of x's dtype is when it is rounded.
@@ -80,11 +88,11 @@ template <>
 struct Argument<double> {
   static constexpr auto kind = c10::TypeKind::FloatType;
   using Passed = double;
-  static double read(const std::string& op, const std::string& name, PythonArgument value) {
+  static double read(const Place& place, PythonArgument value) {
     if (PyFloat_CheckExact(value.ptr())) {
       return PyFloat_AS_DOUBLE(value.ptr());
     }
-    return as_double(number(op, name, value));
+    return as_double(number(place, value));
   }
 };
 
@@ -92,11 +100,11 @@ template <>
 struct Argument<at::Scalar> {
   static constexpr auto kind = c10::TypeKind::NumberType;
   using Passed = const at::Scalar&;
-  static at::Scalar read(const std::string& op, const std::string& name, PythonArgument value) {
+  static at::Scalar read(const Place& place, PythonArgument value) {
     if (PyFloat_CheckExact(value.ptr())) {
       return PyFloat_AS_DOUBLE(value.ptr());
     }
-    const auto read = number(op, name, value);
+    const auto read = number(place, value);
     if (PyLong_Check(read.ptr())) {
       int overflow = 0;
       const long long integer = PyLong_AsLongLongAndOverflow(read.ptr(), &overflow);
@@ -150,13 +158,9 @@ struct Caller {
   static py::object call(
       const Handle& handle, std::index_sequence<Positions...>, PythonArgument x, Object<Arguments>... objects) {
     HANDLE_TH_ERRORS
-    const auto name = [&](size_t position) -> const std::string& {
-      return handle.schema().arguments()[position].name();
-    };
-    const std::string op = handle.operator_name().name.substr(std::size("ste::") - 1);
-    const at::Tensor& tensor = Argument<at::Tensor>::read(op, name(0), x);
-    const std::tuple<decltype(Argument<Arguments>::read(op, op, objects))...> arguments{
-        Argument<Arguments>::read(op, name(Positions + 1), objects)...};
+    const at::Tensor& tensor = Argument<at::Tensor>::read({handle, 0}, x);
+    const std::tuple<decltype(Argument<Arguments>::read({handle, 0}, objects))...> arguments{
+        Argument<Arguments>::read({handle, Positions + 1}, objects)...};
     const auto y = [&] {
       const py::gil_scoped_release no_gil;
       return handle.call(tensor, std::get<Positions>(arguments)...);

@@ -1,5 +1,6 @@
 // The straight-through ops: each is a forward and a line of registration. The gradient is one for all of them.
 #include "clamp.h"
+#include "cpu/kernels.h"
 #include "node.h"
 #include "op.h"
 
@@ -62,12 +63,20 @@ at::Tensor ternary_sign_composite(const at::Tensor& x) {
 }
 
 at::Tensor ternary_sign_eager(const at::Tensor& x) {
-  return at::sign(x);
+  return cpu::is_dense(x) ? cpu::ternary_sign(x) : at::sign(x);
 }
 
-at::Tensor binary_sign(const at::Tensor& x, double low) {
+at::Tensor binary_sign_composite(const at::Tensor& x, double low) {
   check_value("binary_sign_ste", "low", low, x);
   return at::where(x.ge(0), at::scalar_tensor(1, x.options()), at::scalar_tensor(low, x.options()));
+}
+
+at::Tensor binary_sign_eager(const at::Tensor& x, double low) {
+  if (!cpu::is_dense(x)) {
+    return binary_sign_composite(x, low);
+  }
+  check_value("binary_sign_ste", "low", low, x);
+  return cpu::binary_sign(x, at::isFloatingType(x.scalar_type()) ? at::Scalar(low) : static_cast<int64_t>(low));
 }
 
 struct ScalarBounds {
@@ -99,7 +108,7 @@ at::Tensor scalar_clamp_composite(const at::Tensor& x, const at::Scalar& min_val
 
 at::Tensor scalar_clamp_eager(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val) {
   const ScalarBounds bound(x, min_val, max_val);
-  return at::clamp(x, bound.min, bound.max);
+  return cpu::is_dense(x) ? cpu::scalar_clamp(x, bound.min, bound.max) : at::clamp(x, bound.min, bound.max);
 }
 
 }  // namespace
@@ -108,7 +117,8 @@ TORCH_LIBRARY_FRAGMENT(ste, library) {
   Op<StraightThrough, round>::define(library, "round_ste(Tensor x) -> Tensor");
   Op<StraightThrough, ceil>::define(library, "ceil_ste(Tensor x) -> Tensor");
   Op<StraightThrough, floor>::define(library, "floor_ste(Tensor x) -> Tensor");
-  Op<StraightThrough, binary_sign>::define(library, "binary_sign_ste(Tensor x, float low=0.0) -> Tensor");
+  Op<StraightThrough, binary_sign_composite, binary_sign_eager>::define(
+      library, "binary_sign_ste(Tensor x, float low=0.0) -> Tensor");
   Op<StraightThrough, ternary_sign_composite, ternary_sign_eager>::define(
       library, "ternary_sign_ste(Tensor x) -> Tensor");
   Op<StraightThrough, scalar_clamp_composite, scalar_clamp_eager>::define(

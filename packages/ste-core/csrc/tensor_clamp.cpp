@@ -1,6 +1,7 @@
 // tensor_clamp: the clamp that is differentiable in x and in both bounds, by a rule of its own. (torch.clamp's rule at
 // a bound is not the same in every torch: 1 in 2.13; 0 or one half in 2.14.)
 #include "clamp.h"
+#include "cpu/kernels.h"
 #include "node.h"
 #include "op.h"
 
@@ -30,6 +31,17 @@ struct Owner {
   at::Tensor is_min;
 };
 
+// Whether the gradients can be values alone: they are not to be traced or differentiated themselves.
+template <typename... Tensors>
+bool has_kernel(const at::Tensor& g, const Tensors&... tensors) {
+  const auto is_value = [&](const at::Tensor& tensor) {
+    return cpu::is_dense(tensor) && tensor.scalar_type() == g.scalar_type() &&
+           !torch::autograd::isFwGradDefined(tensor);
+  };
+  return !at::GradMode::is_enabled() && !c10::impl::dispatch_mode_enabled() && g.numel() > 0 && is_value(g) &&
+         (is_value(tensors) && ...);
+}
+
 class TensorClampBackward final : public torch::autograd::Node {
  public:
   TensorClampBackward(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val)
@@ -43,6 +55,12 @@ class TensorClampBackward final : public torch::autograd::Node {
     const auto x = x_.unpack();
     const auto min_val = min_.unpack();
     const auto max_val = max_.unpack();
+    if (has_kernel(g, x, min_val, max_val)) {
+      auto [to_x, to_min, to_max] = cpu::clamp_backward(
+          g, x, min_val, max_val,
+          {task_should_compute_output(0), task_should_compute_output(1), task_should_compute_output(2)});
+      return {std::move(to_x), std::move(to_min), std::move(to_max)};
+    }
     const Owner owner(x, min_val, max_val);
     const auto widest =
         at::promote_types(at::promote_types(x.scalar_type(), min_val.scalar_type()), max_val.scalar_type());
@@ -112,7 +130,10 @@ at::Tensor tensor_clamp_composite(const at::Tensor& x, const at::Tensor& min_val
 
 at::Tensor tensor_clamp_eager(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
   const auto dtype = x.scalar_type();
-  return at::clamp(x, bound_in_dtype(Side::min, min_val, dtype), bound_in_dtype(Side::max, max_val, dtype));
+  const auto min = bound_in_dtype(Side::min, min_val, dtype);
+  const auto max = bound_in_dtype(Side::max, max_val, dtype);
+  const bool is_dense = cpu::is_dense(x) && cpu::is_dense(min) && cpu::is_dense(max);
+  return is_dense ? cpu::clamp(x, min, max) : at::clamp(x, min, max);
 }
 
 TORCH_LIBRARY_FRAGMENT(ste, library) {

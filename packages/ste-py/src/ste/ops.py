@@ -19,8 +19,9 @@ def tensor_clamp(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
     The gradient :math:`g` of an element goes wholly to one of the three: to x where
     :math:`\mathit{min\_val} \le x \le \mathit{max\_val}` (a value at a bound belongs to x), to ``min_val`` where x is
     below it, to ``max_val`` where x is above it or where ``min_val > max_val``. To each bound it is summed to the
-    bound's own shape, in the widest of the three dtypes. The rule is the same with every torch; that of
-    :func:`torch.clamp` at a bound is not.
+    bound's own shape, in the widest of the three dtypes or, by the native backend's kernel for CPUs, in float64; its
+    last bits are those of the order of summation. The rule is the same with every torch; that of :func:`torch.clamp` at
+    a bound is not.
 
     The forward is that of :func:`ste.tensor_clamp_ste`. Where x or a bound is NaN, the result is NaN; the gradient
     still follows the comparisons above, all of which NaN fails.

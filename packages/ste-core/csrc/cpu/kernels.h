@@ -1,0 +1,28 @@
+// The kernels for CPUs, where ATen takes more than one pass over the memory.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Scalar.h>
+
+#include <array>
+
+namespace ste::cpu {
+
+// Whether a tensor is nothing but dense memory of the CPU: the kernels take no others.
+bool is_dense(const at::Tensor& tensor);
+
+// The numbers are in x's dtype.
+at::Tensor binary_sign(const at::Tensor& x, const at::Scalar& low);
+at::Tensor ternary_sign(const at::Tensor& x);
+at::Tensor scalar_clamp(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val);
+
+// The bounds are in x's dtype, and broadcast to its shape.
+at::Tensor clamp(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val);
+
+// The gradients to x, min_val and max_val, all of one dtype, those to the bounds summed to the bounds' shapes: in one
+// pass, and in double whatever the dtype. Undefined where not `needed`. The bits depend on no number of threads.
+std::array<at::Tensor, 3> clamp_backward(
+    const at::Tensor& g, const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val,
+    const std::array<bool, 3>& needed);
+
+}  // namespace ste::cpu

@@ -1,0 +1,521 @@
+// Compiled once for each instruction set, with CPU_CAPABILITY as torch's own kernels have it.
+#include "loops.h"
+
+#include "../elements.h"
+
+#include <ATen/cpu/vec/functional.h>
+#include <ATen/cpu/vec/vec.h>
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <type_traits>
+
+namespace ste::cpu {
+namespace CPU_CAPABILITY {
+namespace {
+
+using at::vec::Vectorized;
+
+template <typename T>
+constexpr int64_t kSize = sizeof(T);
+
+template <typename T>
+T& at_byte(char* data, int64_t offset) {
+  return *reinterpret_cast<T*>(data + offset);
+}
+
+template <typename T>
+constexpr bool is_16_bit = std::is_same_v<T, c10::Half> || std::is_same_v<T, c10::BFloat16>;
+
+// 16-bit numbers are computed with as what they are in memory, a sign and a magnitude: through float, as torch does,
+// takes several times as long.
+using Pattern = Vectorized<int16_t>;
+
+template <typename T>
+struct Format;
+
+template <>
+struct Format<c10::Half> {
+  static constexpr int16_t one = 0x3C00;
+  static constexpr int16_t infinity = 0x7C00;
+};
+
+template <>
+struct Format<c10::BFloat16> {
+  static constexpr int16_t one = 0x3F80;
+  static constexpr int16_t infinity = 0x7F80;
+};
+
+template <typename T>
+using Lane = std::conditional_t<is_16_bit<T>, int16_t, T>;
+
+template <typename T>
+using Lanes = Vectorized<Lane<T>>;
+
+template <typename T>
+Lane<T> lane_of(T value) {
+  if constexpr (is_16_bit<T>) {
+    return static_cast<int16_t>(value.x);
+  } else {
+    return value;
+  }
+}
+
+// The vector at element i of a row: all of it, the first `count` of it where the row ends, or the same number in each
+// lane. (at::vec counts in int64_t, or in a type of the elements' size.)
+struct Whole {};
+constexpr Whole whole;
+
+template <typename T>
+Vectorized<T> load_vector(const T* from, Whole) {
+  return Vectorized<T>::loadu(from);
+}
+
+template <typename T>
+Vectorized<T> load_vector(const T* from, int64_t count) {
+  using Narrow = std::conditional_t<sizeof(T) == 2, int16_t, T>;
+  using Count = std::conditional_t<std::is_integral_v<Narrow>, Narrow, int64_t>;
+  return Vectorized<T>::loadu(from, static_cast<Count>(count));
+}
+
+template <typename T, bool is_constant = false, typename Count>
+Lanes<T> load(const char* row, int64_t i, Count count) {
+  const auto* const from = reinterpret_cast<const Lane<T>*>(row);
+  if constexpr (is_constant) {
+    return Lanes<T>(*from);
+  } else {
+    return load_vector(from + i, count);
+  }
+}
+
+template <typename T>
+void store(const Lanes<T>& vector, char* row, int64_t i, Whole) {
+  vector.store(reinterpret_cast<Lane<T>*>(row) + i);
+}
+
+template <typename T>
+void store(const Lanes<T>& vector, char* row, int64_t i, int64_t count) {
+  vector.store(reinterpret_cast<Lane<T>*>(row) + i, static_cast<int>(count));
+}
+
+Pattern magnitude(const Pattern& x) {
+  return x & Pattern(0x7FFF);
+}
+
+// Integers in the order of the numbers, both zeros the same.
+Pattern order(const Pattern& x) {
+  const Pattern is_negative = x < Pattern(0);
+  return (magnitude(x) ^ is_negative) - is_negative;
+}
+
+// What the loops do: to a vector, with all that does not depend on x computed before, and to one element.
+
+template <typename T>
+class BinarySign {
+ public:
+  explicit BinarySign(T low) : low_(low), lows_(lane_of(low)) {}
+
+  T operator()(T x) const { return element::binary_sign(x, low_); }
+
+  Lanes<T> operator()(const Lanes<T>& x) const {
+    if constexpr (is_16_bit<T>) {
+      const auto is_at_least_zero = (order(x) > Pattern(-1)) & (magnitude(x) <= Pattern(Format<T>::infinity));
+      return element::select(is_at_least_zero, Pattern(Format<T>::one), lows_);
+    } else {
+      return element::binary_sign(x, lows_);
+    }
+  }
+
+ private:
+  T low_;
+  Lanes<T> lows_;
+};
+
+template <typename T>
+struct TernarySign {
+  T operator()(T x) const { return element::ternary_sign(x); }
+
+  // Of a floating number, its sign and the magnitude of 1, where it is neither zero nor NaN.
+  Lanes<T> operator()(const Lanes<T>& x) const {
+    if constexpr (is_16_bit<T>) {
+      const auto size = magnitude(x);
+      const auto has_sign = (size > Pattern(0)) & (size <= Pattern(Format<T>::infinity));
+      return ((x & Pattern(std::numeric_limits<int16_t>::min())) | Pattern(Format<T>::one)) & has_sign;
+    } else if constexpr (std::is_floating_point_v<T>) {
+      return ((x & Lanes<T>(T(-0.0))) | Lanes<T>(T(1))) & (x.abs() > Lanes<T>(T(0)));
+    } else {
+      return element::ternary_sign(x);
+    }
+  }
+};
+
+template <typename T>
+class Clamp {
+ public:
+  Clamp(const Lanes<T>& min, const Lanes<T>& max) : min_(min), max_(max), is_nan_(nan_of(min) | nan_of(max)) {}
+
+  Lanes<T> operator()(const Lanes<T>& x) const {
+    if constexpr (is_16_bit<T>) {
+      const auto raised = element::select(order(x) < order(min_), min_, x);
+      const auto clamped = element::select(at::vec::maximum(order(x), order(min_)) > order(max_), max_, raised);
+      return element::select(is_nan_, min_ | max_, element::select(nan_of(x), x, clamped));
+    } else {
+      const auto clamped = at::vec::clamp(x, min_, max_);  // of NaN it is NaN; of a bound that is NaN, anything
+      if constexpr (std::is_integral_v<T>) {
+        return clamped;
+      } else {
+        return clamped | is_nan_;  // all ones are a NaN
+      }
+    }
+  }
+
+ private:
+  static Lanes<T> nan_of(const Lanes<T>& x) {
+    if constexpr (is_16_bit<T>) {
+      return magnitude(x) > Pattern(Format<T>::infinity);
+    } else {
+      return x != x;
+    }
+  }
+
+  Lanes<T> min_;
+  Lanes<T> max_;
+  Lanes<T> is_nan_;
+};
+
+template <typename T>
+class ScalarClamp {
+ public:
+  ScalarClamp(T min, T max) : min_(min), max_(max), clamp_(Lanes<T>(lane_of(min)), Lanes<T>(lane_of(max))) {}
+
+  T operator()(T x) const { return element::clamp(x, min_, max_); }
+  Lanes<T> operator()(const Lanes<T>& x) const { return clamp_(x); }
+
+ private:
+  T min_;
+  T max_;
+  Clamp<T> clamp_;
+};
+
+// `function` of each vector of a row, and of what is left at its end.
+template <typename T, typename Function>
+void for_vectors(int64_t size, const Function& function) {
+  int64_t i = 0;
+  for (; i + Lanes<T>::size() <= size; i += Lanes<T>::size()) {
+    function(i, whole);
+  }
+  if (i < size) {
+    function(i, size - i);
+  }
+}
+
+template <typename T, typename Function>
+void unary(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, const Function& function) {
+  for (int64_t row = 0; row < size1; ++row) {
+    char* const y = data[0] + row * strides[2];
+    char* const x = data[1] + row * strides[3];
+    if (strides[0] == kSize<T> && strides[1] == kSize<T>) {
+      for_vectors<T>(size0, [&](int64_t i, auto count) { store<T>(function(load<T>(x, i, count)), y, i, count); });
+    } else {
+      for (int64_t i = 0; i < size0; ++i) {
+        at_byte<T>(y, i * strides[0]) = function(at_byte<T>(x, i * strides[1]));
+      }
+    }
+  }
+}
+
+template <typename T>
+T in_dtype(Number number) {
+  if constexpr (std::is_integral_v<T>) {
+    return static_cast<T>(number.integer);
+  } else {
+    return c10::convert<T>(number.real);
+  }
+}
+
+template <typename T>
+void binary_sign(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Number low) {
+  unary<T>(data, strides, size0, size1, BinarySign<T>(in_dtype<T>(low)));
+}
+
+template <typename T>
+void ternary_sign(char* const* data, const int64_t* strides, int64_t size0, int64_t size1) {
+  unary<T>(data, strides, size0, size1, TernarySign<T>());
+}
+
+template <typename T>
+void scalar_clamp(
+    char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Number min_val, Number max_val) {
+  unary<T>(data, strides, size0, size1, ScalarClamp<T>(in_dtype<T>(min_val), in_dtype<T>(max_val)));
+}
+
+// Rows that are short and have the same bounds, as those of channels-last activations, go together: what depends on
+// the bounds alone is computed once for a few of them.
+constexpr int64_t kRows = 4;
+
+template <typename T, bool min_is_constant, bool max_is_constant>
+void clamp_rows(char* const* data, const int64_t* outer, int64_t size0, int64_t size1) {
+  const int64_t y_stride = outer[0];
+  const int64_t x_stride = outer[1];
+  const bool bounds_are_shared = outer[2] == 0 && outer[3] == 0;
+  int64_t rows = 1;
+  for (int64_t first = 0; first < size1; first += rows) {
+    rows = bounds_are_shared ? std::min(kRows, size1 - first) : 1;
+    char* const y = data[0] + first * y_stride;
+    const char* const x = data[1] + first * x_stride;
+    const char* const min = data[2] + first * outer[2];
+    const char* const max = data[3] + first * outer[3];
+    if constexpr (min_is_constant && max_is_constant) {
+      const Clamp<T> clamp(load<T, true>(min, 0, whole), load<T, true>(max, 0, whole));
+      for (int64_t row = 0; row < rows; ++row) {
+        for_vectors<T>(size0, [&](int64_t i, auto count) {
+          store<T>(clamp(load<T>(x + row * x_stride, i, count)), y + row * y_stride, i, count);
+        });
+      }
+    } else {
+      for_vectors<T>(size0, [&](int64_t i, auto count) {
+        const Clamp<T> clamp(load<T, min_is_constant>(min, i, count), load<T, max_is_constant>(max, i, count));
+        for (int64_t row = 0; row < rows; ++row) {
+          store<T>(clamp(load<T>(x + row * x_stride, i, count)), y + row * y_stride, i, count);
+        }
+      });
+    }
+  }
+}
+
+template <typename T>
+void clamp(char* const* data, const int64_t* strides, int64_t size0, int64_t size1) {
+  const bool min_is_constant = strides[2] == 0;
+  const bool max_is_constant = strides[3] == 0;
+  const int64_t* const outer = strides + 4;
+  if (strides[0] == kSize<T> && strides[1] == kSize<T> && (min_is_constant || strides[2] == kSize<T>) &&
+      (max_is_constant || strides[3] == kSize<T>)) {
+    const auto rows = min_is_constant ? (max_is_constant ? &clamp_rows<T, true, true> : &clamp_rows<T, true, false>)
+                                      : (max_is_constant ? &clamp_rows<T, false, true> : &clamp_rows<T, false, false>);
+    rows(data, outer, size0, size1);
+    return;
+  }
+  for (int64_t row = 0; row < size1; ++row) {
+    for (int64_t i = 0; i < size0; ++i) {
+      const auto argument = [&](int operand) -> T& {
+        return at_byte<T>(data[operand], row * outer[operand] + i * strides[operand]);
+      };
+      argument(0) = element::clamp(argument(1), argument(2), argument(3));
+    }
+  }
+}
+
+// The backward goes block by block: the inputs as float or double, whatever their dtype and strides, and from there
+// to each output in its own way.
+constexpr int64_t kBlock = 256;
+
+template <typename T>
+using Wide = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <typename T>
+void widen(const T* from, float* to, int64_t count) {
+  using V = Vectorized<T>;
+  for (int64_t i = 0; i < count; i += V::size()) {
+    const auto [low, high] =
+        at::vec::convert_to_float<T>(load_vector(from + i, std::min<int64_t>(V::size(), count - i)));
+    low.store(to + i);
+    high.store(to + i + V::size() / 2);
+  }
+}
+
+template <typename T>
+void narrow(const float* from, T* to, int64_t count) {
+  using V = Vectorized<T>;
+  using F = Vectorized<float>;
+  for (int64_t i = 0; i < count; i += V::size()) {
+    const auto both = at::vec::convert_from_float<T>(F::loadu(from + i), F::loadu(from + i + V::size() / 2));
+    both.store(to + i, static_cast<int>(std::min<int64_t>(V::size(), count - i)));
+  }
+}
+
+// A row of an input.
+template <typename T>
+class Source {
+ public:
+  using W = Wide<T>;
+
+  Source(char* data, int64_t stride, int64_t size) : data_(data), stride_(stride) {
+    if (stride == 0) {
+      std::fill_n(block_.data(), std::min(size, kBlock), static_cast<W>(at_byte<T>(data, 0)));
+    }
+  }
+
+  const W* block(int64_t begin, int64_t count) {
+    char* const from = data_ + begin * stride_;
+    if (stride_ == kSize<T>) {
+      if constexpr (std::is_same_v<T, W>) {
+        return reinterpret_cast<const W*>(from);
+      } else {
+        widen(reinterpret_cast<const T*>(from), block_.data(), count);
+      }
+    } else if (stride_ != 0) {
+      for (int64_t i = 0; i < count; ++i) {
+        block_[i] = static_cast<W>(at_byte<T>(from, i * stride_));
+      }
+    }
+    return block_.data();
+  }
+
+ private:
+  char* data_;
+  int64_t stride_;
+  std::array<W, kBlock> block_;
+};
+
+// A row of an output.
+template <typename T>
+class Sink {
+ public:
+  using W = Wide<T>;
+
+  Sink(Output kind, char* data, int64_t stride) : kind_(kind), data_(data), stride_(stride) {}
+
+  // Where the values of a block go first.
+  W* block(int64_t begin) { return is_direct() ? reinterpret_cast<W*>(data_ + begin * stride_) : block_.data(); }
+
+  void flush(int64_t begin, int64_t count) {
+    char* const to = data_ + begin * stride_;
+    if (kind_ == Output::sum) {
+      if (stride_ == 0) {
+        total_ += sum(count);
+      } else {
+        for (int64_t i = 0; i < count; ++i) {
+          at_byte<double>(to, i * stride_) += static_cast<double>(block_[i]);
+        }
+      }
+    } else if (kind_ == Output::store && !is_direct()) {
+      if constexpr (!std::is_same_v<T, W>) {
+        if (stride_ == kSize<T>) {
+          narrow(block_.data(), reinterpret_cast<T*>(to), count);
+          return;
+        }
+      }
+      for (int64_t i = 0; i < count; ++i) {
+        at_byte<T>(to, i * stride_) = static_cast<T>(block_[i]);
+      }
+    }
+  }
+
+  void finish() {
+    if (kind_ == Output::sum && stride_ == 0) {
+      at_byte<double>(data_, 0) += total_;
+    }
+  }
+
+ private:
+  bool is_direct() const { return std::is_same_v<T, W> && kind_ == Output::store && stride_ == kSize<T>; }
+
+  double sum(int64_t count) const {
+    std::array<double, 8> lanes{};
+    int64_t i = 0;
+    for (; i + 8 <= count; i += 8) {
+      for (int64_t lane = 0; lane < 8; ++lane) {
+        lanes[lane] += static_cast<double>(block_[i + lane]);
+      }
+    }
+    for (; i < count; ++i) {
+      lanes[i % 8] += static_cast<double>(block_[i]);
+    }
+    return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+  }
+
+  Output kind_;
+  char* data_;
+  int64_t stride_;
+  double total_ = 0;
+  std::array<W, kBlock> block_;
+};
+
+template <typename W>
+void clamp_backward_block(
+    W* to_x, W* to_min, W* to_max, const W* g, const W* x, const W* min_val, const W* max_val, int64_t size) {
+  using V = Vectorized<W>;
+  int64_t i = 0;
+  for (; i + V::size() <= size; i += V::size()) {
+    const auto gradient =
+        element::clamp_backward(V::loadu(g + i), V::loadu(x + i), V::loadu(min_val + i), V::loadu(max_val + i));
+    gradient.x.store(to_x + i);
+    gradient.min_val.store(to_min + i);
+    gradient.max_val.store(to_max + i);
+  }
+  for (; i < size; ++i) {
+    const auto gradient = element::clamp_backward(g[i], x[i], min_val[i], max_val[i]);
+    to_x[i] = gradient.x;
+    to_min[i] = gradient.min_val;
+    to_max[i] = gradient.max_val;
+  }
+}
+
+template <typename T>
+void clamp_backward(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, const Output* outputs) {
+  for (int64_t row = 0; row < size1; ++row) {
+    const auto sink = [&](int operand) {
+      return Sink<T>(outputs[operand], data[operand] + row * strides[7 + operand], strides[operand]);
+    };
+    const auto source = [&](int operand) {
+      return Source<T>(data[operand] + row * strides[7 + operand], strides[operand], size0);
+    };
+    auto to_x = sink(0);
+    auto to_min = sink(1);
+    auto to_max = sink(2);
+    auto g = source(3);
+    auto x = source(4);
+    auto min_val = source(5);
+    auto max_val = source(6);
+    for (int64_t i = 0; i < size0; i += kBlock) {
+      const int64_t count = std::min(kBlock, size0 - i);
+      clamp_backward_block(
+          to_x.block(i), to_min.block(i), to_max.block(i), g.block(i, count), x.block(i, count),
+          min_val.block(i, count), max_val.block(i, count), count);
+      to_x.flush(i, count);
+      to_min.flush(i, count);
+      to_max.flush(i, count);
+    }
+    to_x.finish();
+    to_min.finish();
+    to_max.finish();
+  }
+}
+
+template <typename T>
+Loops loops_of() {
+  if constexpr (std::is_integral_v<T>) {
+    return {&binary_sign<T>, &ternary_sign<T>, &scalar_clamp<T>, &clamp<T>, nullptr};
+  } else {
+    return {&binary_sign<T>, &ternary_sign<T>, &scalar_clamp<T>, &clamp<T>, &clamp_backward<T>};
+  }
+}
+
+}  // namespace
+
+Loops loops(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kDouble:
+      return loops_of<double>();
+    case at::kFloat:
+      return loops_of<float>();
+    case at::kHalf:
+      return loops_of<c10::Half>();
+    case at::kBFloat16:
+      return loops_of<c10::BFloat16>();
+    case at::kByte:
+      return loops_of<uint8_t>();
+    case at::kChar:
+      return loops_of<int8_t>();
+    case at::kShort:
+      return loops_of<int16_t>();
+    case at::kInt:
+      return loops_of<int32_t>();
+    default:
+      return loops_of<int64_t>();
+  }
+}
+
+}  // namespace CPU_CAPABILITY
+}  // namespace ste::cpu

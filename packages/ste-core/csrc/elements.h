@@ -1,0 +1,60 @@
+// What the ops that ATen has no single kernel for do to one element: written once, for numbers and for at::vec's
+// vectors of them. Where a number has a bool, a vector has a mask.
+#pragma once
+
+#include <c10/macros/Macros.h>
+
+namespace ste::element {
+
+template <typename V>
+concept Vector = requires { typename V::value_type; };
+
+template <typename T>
+C10_HOST_DEVICE inline T select(bool mask, T yes, T no) {
+  return mask ? yes : no;
+}
+
+template <Vector V>
+inline V select(const V& mask, const V& yes, const V& no) {
+  return V::blendv(no, yes, mask);
+}
+
+template <typename V>
+C10_HOST_DEVICE inline V binary_sign(V x, V low) {
+  return select(x >= V(0), V(1), low);
+}
+
+// For unsigned integers the comparison with 0 is false everywhere.
+template <typename V>
+C10_HOST_DEVICE inline V ternary_sign(V x) {
+  const V zero(0);
+  return select(x > zero, V(1), select(x < zero, V(-1), zero));
+}
+
+// A NaN of x is kept, and so is x beside a bound that equals it: a zero keeps its sign. A bound that is NaN gives NaN.
+template <typename T>
+C10_HOST_DEVICE inline T clamp(T x, T min_val, T max_val) {
+  const T raised = x >= min_val || x != x ? x : min_val;
+  return raised <= max_val || raised != raised ? raised : max_val;
+}
+
+template <typename V>
+struct ClampGradient {
+  V x;
+  V min_val;
+  V max_val;
+};
+
+// The gradient goes to the one argument that the result belongs to; to x at a bound, and to none where one is NaN.
+template <typename V>
+C10_HOST_DEVICE inline ClampGradient<V> clamp_backward(V g, V x, V min_val, V max_val) {
+  const V zero(0);
+  const auto is_max = (x > max_val) | (min_val > max_val);
+  return {
+      select((x >= min_val) & (x <= max_val), g, zero),
+      select(is_max, zero, select(x < min_val, g, zero)),
+      select(is_max, g, zero),
+  };
+}
+
+}  // namespace ste::element
