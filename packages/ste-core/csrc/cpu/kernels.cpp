@@ -2,6 +2,7 @@
 
 #include "loops.h"
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/TensorIterator.h>
 #include <ATen/Version.h>
@@ -10,6 +11,8 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <functional>
+#include <optional>
 
 namespace ste::cpu {
 
@@ -43,39 +46,117 @@ Number number(const at::Scalar& scalar) {
 }
 
 template <typename Loop, typename... Numbers>
-at::Tensor unary(const at::Tensor& x, Loop loop, Numbers... numbers) {
-  auto iterator = at::TensorIteratorConfig().add_owned_output(at::Tensor()).add_borrowed_const_input(x).build();
-  iterator.for_each([=](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
+auto with_numbers(Loop loop, Numbers... numbers) {
+  return [=](char* const* data, const int64_t* strides, int64_t size0, int64_t size1) {
     loop(data, strides, size0, size1, numbers...);
-  });
+  };
+}
+
+// How a bound lies along x, where both are contiguous: of outer * middle * inner elements, it has one for each of the
+// middle. A number has them all inner, a bound of x's shape all middle, and one for each channel has some of each.
+struct Extent {
+  int64_t outer = 1;
+  int64_t middle = 1;
+  int64_t inner = 1;
+  bool operator==(const Extent&) const = default;
+};
+
+// None where a bound broadcasts in the middle too.
+std::optional<Extent> extent_along(at::IntArrayRef x, at::IntArrayRef bound) {
+  const size_t missing = x.size() - bound.size();
+  const auto is_broadcast = [&](size_t dim) { return dim < missing || bound[dim - missing] == 1; };
+  size_t first = 0;
+  size_t last = x.size();
+  Extent extent;
+  while (first < last && is_broadcast(first)) {
+    extent.outer *= x[first++];
+  }
+  while (last > first && is_broadcast(last - 1)) {
+    extent.inner *= x[--last];
+  }
+  for (size_t dim = first; dim < last; ++dim) {
+    if (bound[dim - missing] != x[dim]) {
+      return std::nullopt;
+    }
+    extent.middle *= x[dim];
+  }
+  return first < last ? extent : Extent{1, 1, extent.outer};
+}
+
+// A small tensor needs no TensorIterator, which would cost more than all of the rest of a call. Undefined where it does.
+template <size_t n, typename Loop>
+at::Tensor small(const Loop& loop, const at::Tensor& x, const std::array<const at::Tensor*, n>& bounds) {
+  if (x.numel() > at::internal::GRAIN_SIZE || !x.is_contiguous()) {
+    return {};
+  }
+  Extent extent{1, 1, x.numel()};
+  std::array<bool, n + 2> varies{};
+  for (size_t i = 0; i < n; ++i) {
+    const auto of_bound = extent_along(x.sizes(), bounds[i]->sizes());
+    varies[i + 2] = of_bound.has_value() && of_bound->middle > 1;
+    const bool agrees = std::none_of(varies.begin(), varies.begin() + i + 2, std::identity()) || of_bound == extent;
+    if (!of_bound || !bounds[i]->is_contiguous() || (varies[i + 2] && !agrees)) {
+      return {};
+    }
+    if (varies[i + 2]) {
+      extent = *of_bound;
+    }
+  }
+
+  at::Tensor y(at::detail::empty_cpu(x.sizes(), x.scalar_type()));
+  std::array<char*, n + 2> data{
+      static_cast<char*>(y.mutable_data_ptr()), static_cast<char*>(const_cast<void*>(x.const_data_ptr()))};
+  for (size_t i = 0; i < n; ++i) {
+    data[i + 2] = static_cast<char*>(const_cast<void*>(bounds[i]->const_data_ptr()));
+  }
+  // Rows are along the inner elements, with the same bounds; where there are none, along the middle ones.
+  const int64_t size = x.element_size();
+  const bool rows_are_inner = extent.inner > 1 || extent.middle <= 1;
+  const int64_t row = rows_are_inner ? extent.inner : extent.middle;
+  const int64_t rows = rows_are_inner ? extent.middle : extent.outer;
+  std::array<int64_t, 2 * (n + 2)> strides{};
+  for (size_t i = 0; i < n + 2; ++i) {
+    strides[i] = i < 2 || (varies[i] && !rows_are_inner) ? size : 0;
+    strides[n + 2 + i] = i < 2 ? row * size : (varies[i] && rows_are_inner ? size : 0);
+  }
+  for (int64_t done = 0; done < x.numel(); done += row * rows) {
+    loop(data.data(), strides.data(), row, rows);
+    data[0] += row * rows * size;
+    data[1] += row * rows * size;
+  }
+  return y;
+}
+
+// A loop over x and the bounds, which broadcast to its shape.
+template <typename Loop, typename... Bounds>
+at::Tensor elementwise(const Loop& loop, const at::Tensor& x, const Bounds&... bounds) {
+  if (auto y = small<sizeof...(Bounds)>(loop, x, {&bounds...}); y.defined()) {
+    return y;
+  }
+  at::TensorIteratorConfig config;
+  config.add_owned_output(at::Tensor()).add_borrowed_const_input(x);
+  (config.add_borrowed_const_input(bounds), ...);
+  auto iterator = config.build();
+  iterator.for_each(loop);
   return iterator.output();
 }
 
 }  // namespace
 
 at::Tensor binary_sign(const at::Tensor& x, const at::Scalar& low) {
-  return unary(x, loops(x.scalar_type()).binary_sign, number(low));
+  return elementwise(with_numbers(loops(x.scalar_type()).binary_sign, number(low)), x);
 }
 
 at::Tensor ternary_sign(const at::Tensor& x) {
-  return unary(x, loops(x.scalar_type()).ternary_sign);
+  return elementwise(loops(x.scalar_type()).ternary_sign, x);
 }
 
 at::Tensor scalar_clamp(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val) {
-  return unary(x, loops(x.scalar_type()).scalar_clamp, number(min_val), number(max_val));
+  return elementwise(with_numbers(loops(x.scalar_type()).scalar_clamp, number(min_val), number(max_val)), x);
 }
 
 at::Tensor clamp(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
-  auto iterator = at::TensorIteratorConfig()
-                      .add_owned_output(at::Tensor())
-                      .add_borrowed_const_input(x)
-                      .add_borrowed_const_input(min_val)
-                      .add_borrowed_const_input(max_val)
-                      .build();
-  const auto loop = loops(x.scalar_type()).clamp;
-  iterator.for_each(
-      [=](char** data, const int64_t* strides, int64_t size0, int64_t size1) { loop(data, strides, size0, size1); });
-  return iterator.output();
+  return elementwise(loops(x.scalar_type()).clamp, x, min_val, max_val);
 }
 
 namespace {
