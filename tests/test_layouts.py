@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from bits import assert_same_bits
-from op_table import FLOATING, INTEGER, OPS, Op, clamp_gradient, in_float64
+from op_table import FLOATING, INTEGER, OPS, Op, clamp, clamp_gradient, in_float64
 from processes import run
 from torch import Tensor
 
@@ -43,6 +43,28 @@ def test_forward(op: Op, dtype: torch.dtype, device: str) -> None:
         # The sign of a zero between tensor bounds is unspecified: x has none of -0.0, and 0 * y drops that of y.
         assert_same_bits(y + 0, op.expected(x) + 0, x)
         assert y.stride() == torch.neg(x).stride()
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("nan", [False, True])
+@pytest.mark.parametrize("channels", [1, 3, 64, 67, 200])
+def test_bounds_of_channels(channels: int, nan: bool, dtype: torch.dtype, device: str) -> None:
+    """Of activations, in each layout, one row of bounds is for many rows; one of the bounds may be NaN."""
+    x = quarters((3, channels, 5, 7), dtype, 0).to(device) + 0.125
+    x[0, 0, 0, 0] = float("nan")
+    low, high = (quarters((channels, 1, 1), dtype, seed).to(device) for seed in (1, 2))
+    if nan:
+        low[channels // 2] = float("nan")
+        high[0] = float("nan")
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        for shape in ((channels, 1, 1), (3, channels, 1, 1), (3, channels, 5, 7)):
+            laid_out = x.contiguous(memory_format=memory_format)
+            bounds = [bound.expand(shape) for bound in (low, high)]
+            if len(shape) == 4:
+                bounds = [bound.contiguous(memory_format=memory_format) for bound in bounds]
+            y = ste.tensor_clamp_ste(laid_out, *bounds)
+            assert_same_bits(y, torch.from_numpy(clamp(*map(in_float64, (x, low, high)))).to(dtype).to(device), x)
+            assert y.stride() == torch.neg(laid_out).stride()
 
 
 BOUNDS: dict[str, Callable[[tuple[int, ...]], tuple[int, ...]]] = {

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <numeric>
 #include <optional>
 
 namespace ste::cpu {
@@ -52,8 +53,8 @@ auto with_numbers(Loop loop, Numbers... numbers) {
   };
 }
 
-// How a bound lies along x, where both are contiguous: of outer * middle * inner elements, it has one for each of the
-// middle. A number has them all inner, a bound of x's shape all middle, and one for each channel has some of each.
+// How a bound lies along x in memory: of outer * middle * inner elements of x, it has one for each of the middle. A
+// number has them all inner, a bound of x's shape all middle, and one for each channel has some of each.
 struct Extent {
   int64_t outer = 1;
   int64_t middle = 1;
@@ -61,41 +62,50 @@ struct Extent {
   bool operator==(const Extent&) const = default;
 };
 
-// None where a bound broadcasts in the middle too.
-std::optional<Extent> extent_along(at::IntArrayRef x, at::IntArrayRef bound) {
-  const size_t missing = x.size() - bound.size();
-  const auto is_broadcast = [&](size_t dim) { return dim < missing || bound[dim - missing] == 1; };
+// None where the bound broadcasts in the middle too, or has not x's layout. `order` has x's dimensions as they lie in
+// memory.
+std::optional<Extent> extent_along(const at::Tensor& x, const at::Tensor& bound, at::IntArrayRef order) {
+  const int64_t missing = x.dim() - bound.dim();
+  const auto size = [&](size_t i) { return order[i] < missing ? 1 : bound.size(order[i] - missing); };
   size_t first = 0;
-  size_t last = x.size();
+  size_t last = order.size();
   Extent extent;
-  while (first < last && is_broadcast(first)) {
-    extent.outer *= x[first++];
+  while (first < last && size(first) == 1) {
+    extent.outer *= x.size(order[first++]);
   }
-  while (last > first && is_broadcast(last - 1)) {
-    extent.inner *= x[--last];
+  while (last > first && size(last - 1) == 1) {
+    extent.inner *= x.size(order[--last]);
   }
-  for (size_t dim = first; dim < last; ++dim) {
-    if (bound[dim - missing] != x[dim]) {
+  for (size_t i = last; i-- > first;) {
+    const int64_t dim = order[i];
+    if (size(i) != x.size(dim) || (size(i) != 1 && bound.stride(dim - missing) != extent.middle)) {
       return std::nullopt;
     }
-    extent.middle *= x[dim];
+    extent.middle *= size(i);
   }
   return first < last ? extent : Extent{1, 1, extent.outer};
 }
 
-// A small tensor needs no TensorIterator, which would cost more than all of the rest of a call. Undefined where it does.
+// What most tensors are needs no TensorIterator, which for a small one costs more than all of the rest of a call.
+// Undefined where it is needed.
 template <size_t n, typename Loop>
-at::Tensor small(const Loop& loop, const at::Tensor& x, const std::array<const at::Tensor*, n>& bounds) {
-  if (x.numel() > at::internal::GRAIN_SIZE || !x.is_contiguous()) {
+at::Tensor dense(const Loop& loop, const at::Tensor& x, const std::array<const at::Tensor*, n>& bounds) {
+  const auto format = x.is_contiguous() ? at::MemoryFormat::Contiguous : at::MemoryFormat::ChannelsLast;
+  if (!x.is_contiguous(format) || x.numel() == 0) {
     return {};
+  }
+  c10::SmallVector<int64_t, 5> order(static_cast<size_t>(x.dim()));
+  std::iota(order.begin(), order.end(), 0);
+  if (format == at::MemoryFormat::ChannelsLast) {
+    std::rotate(order.begin() + 1, order.begin() + 2, order.end());
   }
   Extent extent{1, 1, x.numel()};
   std::array<bool, n + 2> varies{};
   for (size_t i = 0; i < n; ++i) {
-    const auto of_bound = extent_along(x.sizes(), bounds[i]->sizes());
+    const auto of_bound = extent_along(x, *bounds[i], order);
+    const bool is_first = std::none_of(varies.begin(), varies.end(), std::identity());
     varies[i + 2] = of_bound.has_value() && of_bound->middle > 1;
-    const bool agrees = std::none_of(varies.begin(), varies.begin() + i + 2, std::identity()) || of_bound == extent;
-    if (!of_bound || !bounds[i]->is_contiguous() || (varies[i + 2] && !agrees)) {
+    if (!of_bound || (varies[i + 2] && !is_first && *of_bound != extent)) {
       return {};
     }
     if (varies[i + 2]) {
@@ -103,34 +113,55 @@ at::Tensor small(const Loop& loop, const at::Tensor& x, const std::array<const a
     }
   }
 
-  at::Tensor y(at::detail::empty_cpu(x.sizes(), x.scalar_type()));
-  std::array<char*, n + 2> data{
+  // Rows are along the inner elements, which have the same bounds; where there are none, along the middle ones.
+  const bool is_inner = extent.inner > 1 || extent.middle <= 1;
+  const int64_t row = is_inner ? extent.inner : extent.middle;
+  const int64_t rows = is_inner ? extent.middle : extent.outer;  // to a block, at whose start the bounds start anew
+  const int64_t total = is_inner ? extent.outer * extent.middle : extent.outer;
+  constexpr int64_t grain = at::internal::GRAIN_SIZE;
+  if (total > 1 && row > grain && total < 8 * at::get_num_threads()) {
+    return {};  // too few rows to share out
+  }
+  at::Tensor y(at::detail::empty_cpu(x.sizes(), x.scalar_type(), false, format));
+  std::array<char*, n + 2> begin{
       static_cast<char*>(y.mutable_data_ptr()), static_cast<char*>(const_cast<void*>(x.const_data_ptr()))};
-  for (size_t i = 0; i < n; ++i) {
-    data[i + 2] = static_cast<char*>(const_cast<void*>(bounds[i]->const_data_ptr()));
-  }
-  // Rows are along the inner elements, with the same bounds; where there are none, along the middle ones.
   const int64_t size = x.element_size();
-  const bool rows_are_inner = extent.inner > 1 || extent.middle <= 1;
-  const int64_t row = rows_are_inner ? extent.inner : extent.middle;
-  const int64_t rows = rows_are_inner ? extent.middle : extent.outer;
-  std::array<int64_t, 2 * (n + 2)> strides{};
-  for (size_t i = 0; i < n + 2; ++i) {
-    strides[i] = i < 2 || (varies[i] && !rows_are_inner) ? size : 0;
-    strides[n + 2 + i] = i < 2 ? row * size : (varies[i] && rows_are_inner ? size : 0);
+  std::array<int64_t, 2 * (n + 2)> strides{size, size};
+  int64_t* const outer = strides.data() + n + 2;
+  std::fill_n(outer, 2, row * size);
+  for (size_t i = 2; i < n + 2; ++i) {
+    begin[i] = static_cast<char*>(const_cast<void*>(bounds[i - 2]->const_data_ptr()));
+    strides[i] = varies[i] && !is_inner ? size : 0;
+    outer[i] = varies[i] && is_inner ? size : 0;
   }
-  for (int64_t done = 0; done < x.numel(); done += row * rows) {
-    loop(data.data(), strides.data(), row, rows);
-    data[0] += row * rows * size;
-    data[1] += row * rows * size;
+  if (total == 1) {
+    at::parallel_for(0, row, grain, [&](int64_t first, int64_t end) {
+      auto data = begin;
+      for (size_t i = 0; i < n + 2; ++i) {
+        data[i] += first * strides[i];
+      }
+      loop(data.data(), strides.data(), end - first, 1);
+    });
+    return y;
   }
+  at::parallel_for(0, total, std::max<int64_t>(1, grain / row), [&](int64_t first, int64_t end) {
+    while (first < end) {
+      const int64_t count = std::min(rows - first % rows, end - first);
+      auto data = begin;
+      for (size_t i = 0; i < n + 2; ++i) {
+        data[i] += (i < 2 ? first : first % rows) * outer[i];
+      }
+      loop(data.data(), strides.data(), row, count);
+      first += count;
+    }
+  });
   return y;
 }
 
 // A loop over x and the bounds, which broadcast to its shape.
 template <typename Loop, typename... Bounds>
 at::Tensor elementwise(const Loop& loop, const at::Tensor& x, const Bounds&... bounds) {
-  if (auto y = small<sizeof...(Bounds)>(loop, x, {&bounds...}); y.defined()) {
+  if (auto y = dense<sizeof...(Bounds)>(loop, x, {&bounds...}); y.defined()) {
     return y;
   }
   at::TensorIteratorConfig config;

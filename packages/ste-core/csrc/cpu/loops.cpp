@@ -150,22 +150,32 @@ struct TernarySign {
   }
 };
 
-template <typename T>
+// Whether a bound may be NaN, which takes more operations to find out than the clamp itself.
+template <typename T, bool may_be_nan = true>
 class Clamp {
  public:
-  Clamp(const Lanes<T>& min, const Lanes<T>& max) : min_(min), max_(max), is_nan_(nan_of(min) | nan_of(max)) {}
+  Clamp(const Lanes<T>& min, const Lanes<T>& max) : min_(min), max_(max) {
+    if constexpr (may_be_nan) {
+      is_nan_ = nan_of(min) | nan_of(max);
+    }
+  }
 
   Lanes<T> operator()(const Lanes<T>& x) const {
     if constexpr (is_16_bit<T>) {
       const auto raised = element::select(order(x) < order(min_), min_, x);
       const auto clamped = element::select(at::vec::maximum(order(x), order(min_)) > order(max_), max_, raised);
-      return element::select(is_nan_, min_ | max_, element::select(nan_of(x), x, clamped));
+      const auto with_nan = element::select(nan_of(x), x, clamped);
+      if constexpr (may_be_nan) {
+        return element::select(is_nan_, min_ | max_, with_nan);
+      } else {
+        return with_nan;
+      }
     } else {
       const auto clamped = at::vec::clamp(x, min_, max_);  // of NaN it is NaN; of a bound that is NaN, anything
-      if constexpr (std::is_integral_v<T>) {
-        return clamped;
-      } else {
+      if constexpr (may_be_nan && std::is_floating_point_v<T>) {
         return clamped | is_nan_;  // all ones are a NaN
+      } else {
+        return clamped;
       }
     }
   }
@@ -198,10 +208,9 @@ class ScalarClamp {
   Clamp<T> clamp_;
 };
 
-// `function` of each vector of a row, and of what is left at its end.
+// `function` of the index of each vector of a row from element i on, and of what is left at its end.
 template <typename T, typename Function>
-void for_vectors(int64_t size, const Function& function) {
-  int64_t i = 0;
+void for_vectors(int64_t i, int64_t size, const Function& function) {
   for (; i + Lanes<T>::size() <= size; i += Lanes<T>::size()) {
     function(i, whole);
   }
@@ -210,13 +219,32 @@ void for_vectors(int64_t size, const Function& function) {
   }
 }
 
+// y = at(i)(x) for each vector of a row. Four are loaded before one is stored: a load that follows a store to an address
+// with the same last 12 bits waits for it.
+template <typename T, typename At>
+void map_row(char* y, const char* x, int64_t size, const At& at) {
+  constexpr int64_t vector = Lanes<T>::size();
+  int64_t i = 0;
+  for (; i + 4 * vector <= size; i += 4 * vector) {
+    const auto y0 = at(i, whole)(load<T>(x, i, whole));
+    const auto y1 = at(i + vector, whole)(load<T>(x, i + vector, whole));
+    const auto y2 = at(i + 2 * vector, whole)(load<T>(x, i + 2 * vector, whole));
+    const auto y3 = at(i + 3 * vector, whole)(load<T>(x, i + 3 * vector, whole));
+    store<T>(y0, y, i, whole);
+    store<T>(y1, y, i + vector, whole);
+    store<T>(y2, y, i + 2 * vector, whole);
+    store<T>(y3, y, i + 3 * vector, whole);
+  }
+  for_vectors<T>(i, size, [&](int64_t j, auto count) { store<T>(at(j, count)(load<T>(x, j, count)), y, j, count); });
+}
+
 template <typename T, typename Function>
 void unary(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, const Function& function) {
   for (int64_t row = 0; row < size1; ++row) {
     char* const y = data[0] + row * strides[2];
     char* const x = data[1] + row * strides[3];
     if (strides[0] == kSize<T> && strides[1] == kSize<T>) {
-      for_vectors<T>(size0, [&](int64_t i, auto count) { store<T>(function(load<T>(x, i, count)), y, i, count); });
+      map_row<T>(y, x, size0, [&](int64_t, auto) -> const Function& { return function; });
     } else {
       for (int64_t i = 0; i < size0; ++i) {
         at_byte<T>(y, i * strides[0]) = function(at_byte<T>(x, i * strides[1]));
@@ -250,38 +278,61 @@ void scalar_clamp(
   unary<T>(data, strides, size0, size1, ScalarClamp<T>(in_dtype<T>(min_val), in_dtype<T>(max_val)));
 }
 
-// Rows that are short and have the same bounds, as those of channels-last activations, go together: what depends on
-// the bounds alone is computed once for a few of them.
-constexpr int64_t kRows = 4;
-
 template <typename T, bool min_is_constant, bool max_is_constant>
-void clamp_rows(char* const* data, const int64_t* outer, int64_t size0, int64_t size1) {
-  const int64_t y_stride = outer[0];
-  const int64_t x_stride = outer[1];
-  const bool bounds_are_shared = outer[2] == 0 && outer[3] == 0;
-  int64_t rows = 1;
-  for (int64_t first = 0; first < size1; first += rows) {
-    rows = bounds_are_shared ? std::min(kRows, size1 - first) : 1;
-    char* const y = data[0] + first * y_stride;
-    const char* const x = data[1] + first * x_stride;
-    const char* const min = data[2] + first * outer[2];
-    const char* const max = data[3] + first * outer[3];
-    if constexpr (min_is_constant && max_is_constant) {
-      const Clamp<T> clamp(load<T, true>(min, 0, whole), load<T, true>(max, 0, whole));
-      for (int64_t row = 0; row < rows; ++row) {
-        for_vectors<T>(size0, [&](int64_t i, auto count) {
-          store<T>(clamp(load<T>(x + row * x_stride, i, count)), y + row * y_stride, i, count);
-        });
-      }
-    } else {
-      for_vectors<T>(size0, [&](int64_t i, auto count) {
-        const Clamp<T> clamp(load<T, min_is_constant>(min, i, count), load<T, max_is_constant>(max, i, count));
-        for (int64_t row = 0; row < rows; ++row) {
-          store<T>(clamp(load<T>(x + row * x_stride, i, count)), y + row * y_stride, i, count);
-        }
-      });
+void clamp_row(char* y, const char* x, const char* min, const char* max, int64_t size) {
+  const auto clamp_at = [min, max](int64_t i, auto count) {
+    return Clamp<T>(load<T, min_is_constant>(min, i, count), load<T, max_is_constant>(max, i, count));
+  };
+  if constexpr (min_is_constant && max_is_constant) {
+    map_row<T>(y, x, size, [clamp = clamp_at(0, whole)](int64_t, auto) -> const Clamp<T>& { return clamp; });
+  } else {
+    map_row<T>(y, x, size, clamp_at);
+  }
+}
+
+// Rows that are short and have the same bounds, as those of channels-last activations, go together, a few vectors of
+// each at a time: the bounds of these, and what depends on the bounds alone, stay in registers.
+template <typename T, bool may_be_nan>
+void clamp_rows(
+    char* y, const char* x, const char* min, const char* max, int64_t y_stride, int64_t x_stride, int64_t size,
+    int64_t rows) {
+  constexpr int64_t vector = Lanes<T>::size();
+  const auto clamp_at = [min, max](int64_t i, auto count) {
+    return Clamp<T, may_be_nan>(load<T>(min, i, count), load<T>(max, i, count));
+  };
+  int64_t i = 0;
+  for (; i + 4 * vector <= size; i += 4 * vector) {
+    const auto clamp0 = clamp_at(i, whole);
+    const auto clamp1 = clamp_at(i + vector, whole);
+    const auto clamp2 = clamp_at(i + 2 * vector, whole);
+    const auto clamp3 = clamp_at(i + 3 * vector, whole);
+    const char* from = x;
+    char* to = y;
+    for (int64_t row = 0; row < rows; ++row) {
+      const auto y0 = clamp0(load<T>(from, i, whole));
+      const auto y1 = clamp1(load<T>(from, i + vector, whole));
+      const auto y2 = clamp2(load<T>(from, i + 2 * vector, whole));
+      const auto y3 = clamp3(load<T>(from, i + 3 * vector, whole));
+      store<T>(y0, to, i, whole);
+      store<T>(y1, to, i + vector, whole);
+      store<T>(y2, to, i + 2 * vector, whole);
+      store<T>(y3, to, i + 3 * vector, whole);
+      from += x_stride;
+      to += y_stride;
     }
   }
+  for_vectors<T>(i, size, [&](int64_t j, auto count) {
+    const auto clamp = clamp_at(j, count);
+    for (int64_t row = 0; row < rows; ++row) {
+      store<T>(clamp(load<T>(x + row * x_stride, j, count)), y + row * y_stride, j, count);
+    }
+  });
+}
+
+template <typename T>
+bool any_nan(const char* row, int64_t size) {
+  const auto* const values = reinterpret_cast<const T*>(row);
+  return std::any_of(values, values + size, [](T value) { return value != value; });
 }
 
 template <typename T>
@@ -291,9 +342,23 @@ void clamp(char* const* data, const int64_t* strides, int64_t size0, int64_t siz
   const int64_t* const outer = strides + 4;
   if (strides[0] == kSize<T> && strides[1] == kSize<T> && (min_is_constant || strides[2] == kSize<T>) &&
       (max_is_constant || strides[3] == kSize<T>)) {
-    const auto rows = min_is_constant ? (max_is_constant ? &clamp_rows<T, true, true> : &clamp_rows<T, true, false>)
-                                      : (max_is_constant ? &clamp_rows<T, false, true> : &clamp_rows<T, false, false>);
-    rows(data, outer, size0, size1);
+    constexpr int64_t kRows = 16;  // of some hundred bytes, as they lie one after the other in memory
+    if (size1 >= kRows && outer[2] == 0 && outer[3] == 0 && !min_is_constant && !max_is_constant) {
+      const bool may_be_nan = any_nan<T>(data[2], size0) || any_nan<T>(data[3], size0);
+      const auto rows = may_be_nan ? &clamp_rows<T, true> : &clamp_rows<T, false>;
+      for (int64_t row = 0; row < size1; row += kRows) {
+        rows(
+            data[0] + row * outer[0], data[1] + row * outer[1], data[2], data[3], outer[0], outer[1], size0,
+            std::min(kRows, size1 - row));
+      }
+      return;
+    }
+    const auto clamp_a_row = min_is_constant ? (max_is_constant ? &clamp_row<T, true, true> : &clamp_row<T, true, false>)
+                                             : (max_is_constant ? &clamp_row<T, false, true> : &clamp_row<T, false, false>);
+    for (int64_t row = 0; row < size1; ++row) {
+      clamp_a_row(
+          data[0] + row * outer[0], data[1] + row * outer[1], data[2] + row * outer[2], data[3] + row * outer[3], size0);
+    }
     return;
   }
   for (int64_t row = 0; row < size1; ++row) {

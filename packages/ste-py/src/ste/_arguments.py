@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-_SUPPORTED = frozenset(_FLOATING + _INTEGER)
+FLOATING = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat16))
+_SUPPORTED = FLOATING | {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
 _INT64 = torch.iinfo(torch.int64)
 
 
@@ -58,6 +57,8 @@ def number(op: str, name: str, value: Any) -> int | float:
 
     An integer that int64 does not hold comes as a float, infinite where that does not hold it either.
     """
+    if type(value) is float:
+        return value
     if not isinstance(value, Tensor):
         try:
             integer = operator.index(value)

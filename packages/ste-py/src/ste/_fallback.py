@@ -50,8 +50,7 @@ def eager_function(name: str, overridable: Callable[..., Tensor], function: type
     # C++ method behind it 4 times.
     apply = super(Function, function).apply  # type: ignore[misc]
     tensors = [argument for argument in op._schema.arguments if isinstance(argument.type, torch.TensorType)]
-    if issubclass(function, _StraightThrough) and len(tensors) > 1:
-        apply = _without_gradient_to_bounds(apply)
+    has_bounds = issubclass(function, _StraightThrough) and len(tensors) > 1
 
     def eager(*args: Any) -> Any:
         if (
@@ -61,16 +60,16 @@ def eager_function(name: str, overridable: Callable[..., Tensor], function: type
             and not _is_torch_function_mode_enabled()
             and _get_tracing_state() is None
         ):
+            if has_bounds:
+                for bound in args[1:]:
+                    if isinstance(bound, Tensor) and bound.requires_grad:
+                        return apply(*without_gradient_to_bounds(*args))
             return apply(*args)
         if has_torch_function(args):
             return handle_torch_function(overridable, args, *args)
         return op(*_read(name, op, args))
 
     return eager
-
-
-def _without_gradient_to_bounds(apply: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return lambda *args: apply(*without_gradient_to_bounds(*args))
 
 
 def _read(name: str, op: Any, args: tuple[Any, ...]) -> list[Any]:

@@ -6,6 +6,7 @@ they are cheaper, take keyword arguments, and work under ``torch.compile``, whic
 forward-mode AD.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch._C import _are_functorch_transforms_active
 from torch.autograd import Function, forward_ad
 
-from ste._arguments import check_bounds, checked, exact_value, scalar_bound, tensor_bound
+from ste._arguments import FLOATING, check_bounds, checked, exact_value, scalar_bound, tensor_bound
 from ste._batching import batch_first
 
 __all__ = [
@@ -123,7 +124,10 @@ class binary_sign_ste_fn(_StraightThrough):
     def forward(x: Tensor, low: float = 0.0) -> Tensor:
         checked("binary_sign_ste", x)
         low = exact_value("binary_sign_ste", "low", low, x)
-        return torch.where(x >= 0, torch.scalar_tensor(1, dtype=x.dtype, device=x.device), low).to(x.dtype)
+        if low == 0 and math.copysign(1, low) > 0:
+            return (x >= 0).to(x.dtype)
+        y = torch.where(x >= 0, torch.scalar_tensor(1, dtype=x.dtype, device=x.device), low)
+        return y if y.dtype == x.dtype else y.to(x.dtype)
 
     @staticmethod
     def symbolic(g: Any, x: Any, low: Any = 0.0) -> Any:
@@ -137,6 +141,12 @@ class scalar_clamp_ste_fn(_StraightThrough):
 
     @staticmethod
     def forward(x: Tensor, min_val: torch.types.Number, max_val: torch.types.Number) -> Tensor:
+        # To check and to round the bounds takes half as long as all of the rest: for most there is nothing to do.
+        if type(min_val) is float and type(max_val) is float and isinstance(x, Tensor) and x.dtype in FLOATING:
+            try:
+                return torch.clamp(x, min_val, max_val)
+            except RuntimeError:  # "value cannot be converted to type at::Half without overflow"
+                pass
         return torch.clamp(x, *_scalar_bounds(x, min_val, max_val))
 
     @staticmethod
@@ -156,8 +166,7 @@ class tensor_clamp_ste_fn(_StraightThrough):
 
     @staticmethod
     def forward(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
-        check_bounds("tensor_clamp_ste", x, min_val, max_val)
-        return torch.clamp(x, *_tensor_bounds(x, min_val, max_val))
+        return _clamp("tensor_clamp_ste", x, min_val, max_val)
 
     @staticmethod
     def decomposition(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
@@ -174,8 +183,7 @@ class tensor_clamp_fn(_ElementwiseFunction):
 
     @staticmethod
     def forward(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
-        check_bounds("tensor_clamp", x, min_val, max_val)
-        return torch.clamp(x, *_tensor_bounds(x, min_val, max_val))
+        return _clamp("tensor_clamp", x, min_val, max_val)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -235,7 +243,10 @@ def without_gradient_to_bounds(x: Any, *bounds: Any) -> tuple[Any, ...]:
 
     Function.mark_non_differentiable is no way to say that: it refuses forward mode in x.
     """
-    return x, *(b.detach() if isinstance(b, Tensor) and b.requires_grad else b for b in bounds)
+    for bound in bounds:
+        if isinstance(bound, Tensor) and bound.requires_grad:
+            return x, *(b.detach() if isinstance(b, Tensor) else b for b in bounds)
+    return x, *bounds
 
 
 def _scalar_bounds(x: Tensor, min_val: Any, max_val: Any) -> tuple[Any, Any]:
@@ -248,6 +259,28 @@ def _scalar_bounds(x: Tensor, min_val: Any, max_val: Any) -> tuple[Any, Any]:
 
 def _tensor_bounds(x: Tensor, min_val: Tensor, max_val: Tensor) -> tuple[Tensor, Tensor]:
     return tensor_bound(min_val, x.dtype, is_min=True), tensor_bound(max_val, x.dtype, is_min=False)
+
+
+def _clamp(op: str, x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
+    """The clamp in eager mode."""
+    # The checks take as long as all of the rest: where the dtypes are one, the outcome says whether they would pass.
+    # (A bound without dimensions may be on the CPU for torch, and may not for us.)
+    if (
+        isinstance(min_val, Tensor)
+        and isinstance(max_val, Tensor)
+        and isinstance(x, Tensor)
+        and min_val.dtype is max_val.dtype is x.dtype in FLOATING
+        and min_val.is_cpu is max_val.is_cpu is x.is_cpu
+    ):
+        try:
+            y = torch.clamp(x, min_val, max_val)
+        except RuntimeError:
+            pass
+        else:
+            if y.dim() == x.dim() and y.numel() == x.numel() != 0:  # and so y.shape == x.shape, at half the cost
+                return y
+    check_bounds(op, x, min_val, max_val)
+    return torch.clamp(x, *_tensor_bounds(x, min_val, max_val))
 
 
 def _clamp_by_extrema(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
