@@ -35,7 +35,7 @@ else
 $(error CORE must be matching, none or other, got $(CORE))
 endif
 
-.PHONY: help demo test matrix mutants lint format clean core
+.PHONY: help demo test matrix mutants bench lint format clean core
 
 help:
 	@echo "make demo    train a quantized network on real data, with a table and a plot of the result"
@@ -43,6 +43,8 @@ help:
 	@echo "                                     CORE=other: with a ste-core that was built for another torch)"
 	@echo "make matrix  prove every transform on both backends, and write the table of it, docs/matrix.md (TORCH=2.14.1)"
 	@echo "make mutants register the native ops in each of the wrong ways, and show which transforms find out"
+	@echo "make bench   measure the ops beside torch.round and what people use in their place, and write docs/bench.md"
+	@echo "                                    (PEERS=1: Brevitas too; QUICK=1: less, into build/bench.md)"
 	@echo "make lint    check types, style and versions"
 	@echo "make format  format the sources"
 	@echo "make clean   remove everything that make has made"
@@ -72,6 +74,12 @@ endif
 
 mutants: core
 	$(python) tools/mutants.py
+
+bench_results := $(if $(QUICK),build,docs)/bench/results.json
+
+bench: core $(env)/bench.stamp $(if $(PEERS),$(env)/peers.stamp)
+	$(python) tools/bench.py $(if $(PEERS),--peers) $(if $(QUICK),--quick) $(bench_results)
+	$(python) tools/bench_report.py $(bench_results)
 
 python_sources := packages/ste-py/src packages/ste-core/src tests tools examples
 cpp_sources := $(shell find packages/ste-core/csrc tests/cpp -name '*.h' -o -name '*.cpp')
@@ -104,7 +112,7 @@ clean:
 	.venv/torch-$*/bin/pip install -q --no-build-isolation -e packages/ste-py
 	touch $@
 
-$(env)/demo.stamp $(env)/lint.stamp: $(env)/%.stamp: $(env)/torch.stamp pyproject.toml
+$(addprefix $(env)/,demo.stamp lint.stamp bench.stamp peers.stamp): $(env)/%.stamp: $(env)/torch.stamp pyproject.toml
 	$(env)/bin/pip install -q --group $*
 	touch $@
 

@@ -219,8 +219,8 @@ void for_vectors(int64_t i, int64_t size, const Function& function) {
   }
 }
 
-// y = at(i)(x) for each vector of a row. Four are loaded before one is stored: a load that follows a store to an address
-// with the same last 12 bits waits for it.
+// y = at(i)(x) for each vector of a row. Four are loaded before one is stored: a load that follows a store to an
+// address with the same last 12 bits waits for it.
 template <typename T, typename At>
 void map_row(char* y, const char* x, int64_t size, const At& at) {
   constexpr int64_t vector = Lanes<T>::size();
@@ -353,11 +353,13 @@ void clamp(char* const* data, const int64_t* strides, int64_t size0, int64_t siz
       }
       return;
     }
-    const auto clamp_a_row = min_is_constant ? (max_is_constant ? &clamp_row<T, true, true> : &clamp_row<T, true, false>)
-                                             : (max_is_constant ? &clamp_row<T, false, true> : &clamp_row<T, false, false>);
+    const auto clamp_a_row = min_is_constant
+                                 ? (max_is_constant ? &clamp_row<T, true, true> : &clamp_row<T, true, false>)
+                                 : (max_is_constant ? &clamp_row<T, false, true> : &clamp_row<T, false, false>);
     for (int64_t row = 0; row < size1; ++row) {
       clamp_a_row(
-          data[0] + row * outer[0], data[1] + row * outer[1], data[2] + row * outer[2], data[3] + row * outer[3], size0);
+          data[0] + row * outer[0], data[1] + row * outer[1], data[2] + row * outer[2], data[3] + row * outer[3],
+          size0);
     }
     return;
   }

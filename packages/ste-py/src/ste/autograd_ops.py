@@ -141,13 +141,7 @@ class scalar_clamp_ste_fn(_StraightThrough):
 
     @staticmethod
     def forward(x: Tensor, min_val: torch.types.Number, max_val: torch.types.Number) -> Tensor:
-        # To check and to round the bounds takes half as long as all of the rest: for most there is nothing to do.
-        if type(min_val) is float and type(max_val) is float and isinstance(x, Tensor) and x.dtype in FLOATING:
-            try:
-                return torch.clamp(x, min_val, max_val)
-            except RuntimeError:  # "value cannot be converted to type at::Half without overflow"
-                pass
-        return torch.clamp(x, *_scalar_bounds(x, min_val, max_val))
+        return _scalar_clamp(x, min_val, max_val)
 
     @staticmethod
     def decomposition(x: Tensor, min_val: torch.types.Number, max_val: torch.types.Number) -> Tensor:
@@ -261,24 +255,31 @@ def _tensor_bounds(x: Tensor, min_val: Tensor, max_val: Tensor) -> tuple[Tensor,
     return tensor_bound(min_val, x.dtype, is_min=True), tensor_bound(max_val, x.dtype, is_min=False)
 
 
-def _clamp(op: str, x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
-    """The clamp in eager mode."""
+def _scalar_clamp(x: Any, min_val: Any, max_val: Any) -> Tensor:
+    """The clamp between numbers in eager mode."""
+    # To check and to round the bounds takes half as long as all of the rest: for most there is nothing to do.
+    if type(min_val) is float and type(max_val) is float and isinstance(x, Tensor) and x.dtype in FLOATING:
+        try:
+            return torch.clamp(x, min_val, max_val)
+        except RuntimeError:  # "value cannot be converted to type at::Half without overflow"
+            pass
+    return torch.clamp(x, *_scalar_bounds(x, min_val, max_val))
+
+
+def _clamp(op: str, x: Any, min_val: Any, max_val: Any) -> Tensor:
+    """The clamp between tensors in eager mode."""
     # The checks take as long as all of the rest: where the dtypes are one, the outcome says whether they would pass.
     # (A bound without dimensions may be on the CPU for torch, and may not for us.)
-    if (
-        isinstance(min_val, Tensor)
-        and isinstance(max_val, Tensor)
-        and isinstance(x, Tensor)
-        and min_val.dtype is max_val.dtype is x.dtype in FLOATING
-        and min_val.is_cpu is max_val.is_cpu is x.is_cpu
-    ):
-        try:
-            y = torch.clamp(x, min_val, max_val)
-        except RuntimeError:
-            pass
-        else:
-            if y.dim() == x.dim() and y.numel() == x.numel() != 0:  # and so y.shape == x.shape, at half the cost
-                return y
+    try:
+        if (
+            min_val.dtype is max_val.dtype is x.dtype in FLOATING
+            and min_val.is_cpu is max_val.is_cpu is x.is_cpu
+            and (y := torch.clamp(x, min_val, max_val)).dim() == x.dim()
+            and y.numel() == x.numel() != 0  # and so y.shape == x.shape, at half the cost
+        ):
+            return y
+    except (AttributeError, RuntimeError, TypeError):
+        pass
     check_bounds(op, x, min_val, max_val)
     return torch.clamp(x, *_tensor_bounds(x, min_val, max_val))
 

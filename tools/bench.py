@@ -1,0 +1,500 @@
+"""Measure what the ops cost, beside the limit and beside what people use in their place.
+
+Each number is a ratio to torch.round, or to another call that is named: the competitors take turns in one process, and
+what slows the machine down slows them all. A number that is not known to one part in a hundred is measured for longer.
+The backend is chosen when `ste` is imported, so each has a process of its own. Writes the results;
+tools/bench_report.py makes the page of them.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import os
+import platform
+import random
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.utils.benchmark import Timer
+
+import ste
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+LIMIT = "torch.round"
+THREE_READS = "torch.addcmul"  # torch's own pass over three tensors
+# A race has this many turns, and as many again until its ratios are known, or it has lasted for long enough.
+TURNS = 9
+KNOWN = 0.01
+SECONDS = 0.7
+LARGE = [(1, 64, 32, 32), (1, 64, 128, 128), (1, 64, 625, 250)]  # 65,536, 1,048,576 and 10,000,000 elements
+GROWTH = [10**power for power in range(9)]
+CALLS = 1000  # whose instructions are counted
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
+
+
+def per_channel(x: Tensor, value: float) -> Tensor:
+    return x.new_full((x.shape[1], 1, 1), value)
+
+
+def number(x: Tensor, value: float) -> Tensor:
+    return x.new_tensor(value)
+
+
+BOUNDS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "a number": number,
+    "per channel": per_channel,
+    "full": torch.full_like,
+}
+
+
+def between(make: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor], tuple[Any, ...]]:
+    return lambda x: (make(x, -1.0), make(x, 2.0))
+
+
+def always(*arguments: Any) -> Callable[[Tensor], tuple[Any, ...]]:
+    return lambda x: arguments
+
+
+# What is measured: an op, and the arguments after x.
+VARIANTS: dict[str, tuple[str, Callable[[Tensor], tuple[Any, ...]]]] = {
+    **{name: (name, always()) for name in ("round_ste", "ceil_ste", "floor_ste", "binary_sign_ste")},
+    "binary_sign_ste, low=-1": ("binary_sign_ste", always(-1.0)),
+    "ternary_sign_ste": ("ternary_sign_ste", always()),
+    "scalar_clamp_ste": ("scalar_clamp_ste", always(-1.0, 2.0)),
+    **{f"tensor_clamp_ste, {kind}": ("tensor_clamp_ste", between(make)) for kind, make in BOUNDS.items()},
+    **{f"tensor_clamp, {kind}": ("tensor_clamp", between(make)) for kind, make in BOUNDS.items()},
+}
+
+
+def binary_sign(x: Tensor, low: float = 0.0) -> Tensor:
+    return torch.where(x >= 0, 1.0, low).to(x.dtype)
+
+
+COMPOSITIONS: dict[str, Callable[..., Tensor]] = {
+    "round_ste": torch.round,
+    "ceil_ste": torch.ceil,
+    "floor_ste": torch.floor,
+    "binary_sign_ste": binary_sign,
+    "ternary_sign_ste": torch.sign,
+    "scalar_clamp_ste": torch.clamp,
+    "tensor_clamp_ste": torch.clamp,
+    "tensor_clamp": torch.clamp,
+}
+
+
+def bare(composition: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The cheapest Function there is of an op."""
+
+    class Bare(Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Tensor:
+            return composition(*args)
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Any:
+            return (g, None, None)[: len(ctx.needs_input_grad)]
+
+    apply: Callable[..., Tensor] = Bare.apply
+    return apply
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call as a user writes it, and with `g` its backward too."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    g: Any = None
+
+    def timer(self, threads: int) -> Timer:
+        names = [f"a{i}" for i in range(len(self.arguments))]
+        statement = f"f({', '.join(names)})"
+        if self.g is not None:
+            statement = f"grad({statement}, a0, g)"
+        scope = {"f": self.function, "g": self.g, "grad": torch.autograd.grad, **dict(zip(names, self.arguments))}
+        return Timer(statement, globals=scope, num_threads=threads)
+
+    def __call__(self) -> Any:
+        y = self.function(*self.arguments)
+        return y if self.g is None else torch.autograd.grad(y, self.arguments[0], self.g)
+
+    def with_backward(self) -> "Call":
+        return replace(self, g=self.arguments[0].detach().clone())
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one competitor took, as a multiple of what the limit took.
+
+    Attributes:
+        section: What was measured.
+        op: The op, and the kind of its bounds.
+        competitor: What ran.
+        ratio: The median over the turns.
+        low: The first quartile.
+        high: The third quartile.
+        seconds: One call, the median.
+    """
+
+    section: str
+    op: str
+    competitor: str
+    ratio: float
+    low: float
+    high: float
+    seconds: float = 0.0
+    dtype: str = "float32"
+    layout: str = "contiguous"
+    elements: int = 0
+    threads: int = 1
+
+
+def race(
+    section: str, op: str, *sets: dict[str, Call], turns: int = TURNS, seconds: float = SECONDS, **where: Any
+) -> Iterator[Result]:
+    """The competitors in turns; the first of them is the limit.
+
+    Each turn takes the next of the sets of calls, which differ in where their tensors lie: a loop may be a fifth slower
+    if what it reads and what it writes differ by a multiple of 4096 bytes.
+    """
+    timers = [{name: call.timer(where.get("threads", 1)) for name, call in calls.items()} for calls in sets]
+    numbers = {}
+    for name, timer in timers[0].items():
+        timer.timeit(2)
+        numbers[name] = max(1, min(20_000, int(0.005 / timer.timeit(2).median)))
+    times: dict[str, list[float]] = {name: [] for name in numbers}
+    limit = next(iter(numbers))
+    start = time.perf_counter()
+    while True:
+        for turn in range(turns):
+            for name in sorted(numbers, reverse=turn % 2 == 1):
+                times[name].append(timers[turn % len(timers)][name].timeit(numbers[name]).median)
+        ratios = {name: [t / base for t, base in zip(of_name, times[limit])] for name, of_name in times.items()}
+        quartiles = {name: statistics.quantiles(of_name, n=4) for name, of_name in ratios.items()}
+        count = len(times[limit])
+        if time.perf_counter() - start > seconds or all(
+            (high - low) / count**0.5 < KNOWN * middle for low, middle, high in quartiles.values()
+        ):
+            break
+    for name, (low, middle, high) in quartiles.items():
+        yield Result(section, op, name, middle, low, high, statistics.median(times[name]), **where)
+
+
+def somewhere(shape: Sequence[int], dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
+    """A normal distribution of deviation 3, at a random place of some pages."""
+    numel = math.prod(shape)
+    offset = 64 * random.randrange(256)
+    flat = torch.empty(numel + offset + 64, dtype=dtype)[offset : offset + numel]
+    if memory_format == torch.channels_last:
+        n, c, h, w = shape
+        x = flat.view(n, h, w, c).permute(0, 3, 1, 2)
+    else:
+        x = flat.view(shape)
+    return x.copy_(torch.randn(shape) * 3)
+
+
+class Bench:
+    """Everything that this process, with its backend, can measure."""
+
+    def __init__(self, peer: str, *, quick: bool) -> None:
+        import subjects
+
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        self.peer = peer
+        self.sizes = LARGE[:1] if quick else LARGE
+        self.quick = quick
+        self.race = partial(race, turns=3, seconds=0) if quick else race
+        self.backend = ste.backend().name
+        self.ours = {"native": "ste, native", "python": "ste, Python"}[self.backend]
+        self.idiom = subjects.IDIOM
+
+    def competitors(self, variant: str, x: Tensor) -> dict[str, Call]:
+        op, arguments = VARIANTS[variant]
+        args = (x, *arguments(x.detach()))
+        calls = {
+            LIMIT: Call(torch.round, (x,)),
+            "clone": Call(torch.clone, (x,)),
+            self.ours: Call(getattr(ste, op), args),
+        }
+        if op == "tensor_clamp":  # which is no straight-through op
+            calls["torch.clamp"] = Call(torch.clamp, args)
+        else:
+            calls |= {"idiom": Call(self.idiom[op], args), "Function": Call(bare(COMPOSITIONS[op]), args)}
+        if self.peer:
+            import brevitas.function
+
+            if hasattr(brevitas.function, op) and "low" not in variant:
+                calls[self.peer] = Call(getattr(brevitas.function, op), args)
+        return calls
+
+    def calls(self) -> Iterator[Result]:
+        for variant in VARIANTS:
+            calls = self.competitors(variant, torch.randn(1, 2, 2, 2, requires_grad=True))
+            yield from self.race("call", variant, calls, elements=8)
+            calls = {name: call.with_backward() for name, call in calls.items()}
+            yield from self.race("call and backward", variant, calls, elements=8)
+
+    def large(self) -> Iterator[Result]:
+        for variant, (op, arguments) in VARIANTS.items():
+            compiled = torch.compile(COMPOSITIONS[op], dynamic=True)
+            for shape, dtype, layout in itertools.product(self.sizes, (torch.float32, torch.bfloat16), LAYOUTS):
+                sets = []
+                for _ in range(3):
+                    x = somewhere(shape, dtype, LAYOUTS[layout])
+                    calls = self.competitors(variant, x)
+                    if variant.endswith("full"):
+                        calls[THREE_READS] = Call(torch.addcmul, (x, *arguments(x)))
+                    if dtype != torch.float32 or layout != "contiguous":
+                        calls = {
+                            name: calls[name] for name in (LIMIT, self.ours, "idiom", THREE_READS) if name in calls
+                        }
+                    elif self.backend == "native":
+                        calls["torch.compile"] = Call(compiled, (x, *arguments(x)))
+                    sets.append(calls)
+                where: dict[str, Any] = {
+                    "dtype": str(dtype).removeprefix("torch."),
+                    "layout": layout,
+                    "elements": math.prod(shape),
+                }
+                yield from self.race("forward", variant, *sets, **where)
+
+    def backward_of_tensor_clamp(self) -> Iterator[Result]:
+        for kind, make in BOUNDS.items():
+            for layout, memory_format in LAYOUTS.items():
+                x = (torch.randn(self.sizes[-1]) * 2).contiguous(memory_format=memory_format)
+                calls = {}
+                for title, clamp in (("torch.clamp", torch.clamp), (self.ours, ste.tensor_clamp)):
+                    leaves = [t.clone().requires_grad_() for t in (x, make(x, -1.0), make(x, 1.0))]
+                    arguments = (clamp(*leaves), leaves, torch.randn_like(x))
+                    calls[title] = Call(partial(torch.autograd.grad, retain_graph=True), arguments)
+                yield from self.race("backward", f"tensor_clamp, {kind}", calls, elements=x.numel(), layout=layout)
+
+    def memory(self) -> Iterator[Result]:
+        """The peak of forward and backward, in tensors of x's size."""
+        for variant in VARIANTS:
+            x = torch.randn(1, 64, 400, 400, requires_grad=True)
+            for title, call in self.competitors(variant, x).items():
+                peaks = [peak_tensors(call.with_backward(), x) for _ in range(3)]
+                yield Result(
+                    "memory", variant, title, statistics.median(peaks), min(peaks), max(peaks), elements=x.numel()
+                )
+
+    def compiled(self) -> Iterator[Result]:
+        """A quantizer, written with the ops and with the idiom."""
+        from torch._inductor.utils import run_and_get_code
+
+        pairs = {
+            "idiom": (self.idiom["round_ste"], self.idiom["scalar_clamp_ste"]),
+            self.ours: (ste.round_ste, ste.scalar_clamp_ste),
+        }
+        for shape in self.sizes:
+            x = torch.randn(shape, requires_grad=True)
+            calls = {}
+            for title, (to_integer, clamp) in pairs.items():
+
+                def quantizer(t: Tensor, to_integer: Any = to_integer, clamp: Any = clamp) -> Any:
+                    return clamp(to_integer(t / 0.1), -8.0, 7.0) * 0.1
+
+                calls[title] = Call(torch.compile(quantizer, fullgraph=True), (x,)).with_backward()
+                _, codes = run_and_get_code(calls[title])
+                kernels = float(sum(len(re.findall(r"async_compile\.cpp", code)) for code in codes))
+                if kernels:  # none is compiled for the sizes that follow, if the first was for all
+                    yield Result("compiled kernels", "quantizer", title, kernels, kernels, kernels, elements=x.numel())
+            yield from self.race("compiled", "quantizer", calls, elements=x.numel())
+
+    def growth(self) -> Iterator[Result]:
+        for threads in (1, 2):
+            for elements in GROWTH[:5] if self.quick else GROWTH:
+                x = torch.randn(1, 1, 1, elements)
+                for variant in ("round_ste", "binary_sign_ste", "ternary_sign_ste", "scalar_clamp_ste"):
+                    calls = self.competitors(variant, x)
+                    chosen = {name: calls[name] for name in (LIMIT, self.ours, "idiom")}
+                    yield from self.race("growth", variant, chosen, turns=3, elements=elements, threads=threads)
+
+    def exactness(self) -> Iterator[Result]:
+        """The share of elements that the idiom gets wrong, of a normal distribution of deviation 3."""
+        for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+            x = (torch.randn(LARGE[1], dtype=torch.float64) * 3).to(dtype)
+            for variant, (op, _) in VARIANTS.items():
+                if op != "tensor_clamp":
+                    calls = self.competitors(variant, x)
+                    share = (calls["idiom"]() != calls[self.ours]()).double().mean().item()
+                    name = str(dtype).removeprefix("torch.")
+                    yield Result("inexact", variant, "idiom", share, share, share, dtype=name, elements=x.numel())
+
+    def instructions(self) -> Iterator[Result]:
+        """Instructions of one call of torch.round and of ste.round_ste, by cause, counted by valgrind's callgrind."""
+        # The timer starts another process, by the name of python; valgrind has no AVX-512.
+        os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        os.environ["ATEN_CPU_CAPABILITY"] = "avx2"
+        setup = "import torch, ste; x = torch.randn(8, requires_grad=True)"
+        for title, statement in ((LIMIT, "torch.round(x)"), (self.ours, "ste.round_ste(x)")):
+            timer: Any = Timer(statement, setup=setup)
+            stats = timer.collect_callgrind(number=CALLS, collect_baseline=False)
+            counts = dict.fromkeys(CAUSES, 0.0)
+            for count, function in stats.stats(inclusive=False):
+                cause = next(cause for cause, pattern in CAUSES.items() if re.search(pattern, function))
+                counts[cause] += count / CALLS
+            for cause, count in counts.items():
+                yield Result("instructions", cause, title, count, count, count, elements=8)
+
+    def all(self) -> Iterator[Result]:
+        yield from self.calls()
+        yield from self.large()
+        if self.backend == "native" and not self.peer:
+            yield from self.backward_of_tensor_clamp()
+            yield from self.memory()
+            yield from self.compiled()
+            yield from self.growth()
+            yield from self.exactness()
+            if shutil.which("valgrind") and not self.quick:
+                yield from self.instructions()
+
+
+# Where an instruction of a call is spent: the first pattern that the function's name and library match.
+CAUSES = {
+    "the GIL, released and taken again, and other locks": r"_gil\b|gil_scoped|PyEval_(Save|Restore)Thread|pthread_|"
+    r"PyThreadState|PyGILState|lll_lock",
+    "memory: malloc and free": r"malloc|free\b|memalign|operator (new|delete)|PyObject_(Free|Malloc)|(alloc|free)_cpu",
+    "the binding of ste: arguments in, result out": r"_C\.[^/]*\.so|_C\.pyd",
+    "the binding of torch: arguments in, result out": r"libtorch_python",
+    "the op of ste: checks, autograd kernel, node": r"libste\.",
+    "the interpreter: frame, look-up of names, references": r"libpython|/Python/|/Objects/|bin/python",
+    "autograd of torch: node, metadata, gradient accumulator": r"autograd|grad_accumulator",
+    "the kernel and its TensorIterator": r"TensorIterator|round|OperandInfo|function_ref|SmallVector|DimVector",
+    "the result: TensorImpl and storage": r"TensorImpl|Storage|empty|intrusive_ptr|libc10\.",
+    "the dispatcher and thread-local state": r"Dispatch|_ops::|RecordFunction|StepCallbacks|tls_get_addr|LocalKeySet",
+    "all else": r"",
+}
+
+
+def peak_tensors(call: Call, x: Any) -> float:
+    """By how much the resident memory of the process grows at most."""
+    call()
+    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+    def kilobytes(field: str) -> int:
+        return int(re.search(rf"^{field}:\s+(\d+)", status.read_text(), re.MULTILINE)[1])  # type: ignore[index]
+
+    before = kilobytes("VmRSS")
+    clear.write_text("5")  # the peak is now the present
+    call()
+    return float((kilobytes("VmHWM") - before) * 1024 / (x.numel() * x.element_size()))
+
+
+def import_milliseconds(backend: str) -> list[float]:
+    """What `import ste` adds to `import torch`."""
+    code = "import time, torch; t = time.perf_counter(); import ste; print((time.perf_counter() - t) * 1e3)"
+    environment = {**os.environ, "STE_BACKEND": backend}
+    run = [sys.executable, "-c", code]
+    return [float(subprocess.check_output(run, env=environment, text=True)) for _ in range(8)][1:]
+
+
+def library_megabytes() -> float:
+    """The libraries of the running build, stripped."""
+    import ste_core
+
+    minor = ".".join(torch.__version__.split(".")[:2])
+    folder = next(build.folder for build in ste_core.builds() if build.torch.startswith(minor))
+    with tempfile.TemporaryDirectory() as scratch:
+        sizes: list[int] = []
+        for library in folder.glob("*.so"):
+            stripped = Path(scratch) / library.name
+            subprocess.run(["strip", "-o", stripped, library], check=True)
+            sizes.append(stripped.stat().st_size)
+    return sum(sizes) / 1e6
+
+
+def build_seconds() -> float:
+    """Building ste-core's wheel from nothing."""
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", scratch]
+        start = time.perf_counter()
+        subprocess.run([*command, f"-Cbuild-dir={scratch}/build", ROOT / "packages" / "ste-core"], check=True)
+        return time.perf_counter() - start
+
+
+def machine() -> dict[str, Any]:
+    cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return {
+        "processor": cpu[1] if cpu else platform.processor(),
+        "cores": os.cpu_count(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def single(section: str, backend: str, values: list[float]) -> dict[str, Any]:
+    result = Result(section, "", f"ste, {backend}", statistics.median(values), min(values), max(values))
+    return {**asdict(result), "process": backend}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, help="the file to write")
+    parser.add_argument("--peers", action="store_true", help="Brevitas too, which must be installed")
+    parser.add_argument(
+        "--quick", action="store_true", help="the smallest of the large sizes only: to try this program"
+    )
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker is not None:
+        for result in Bench(arguments.worker, quick=arguments.quick).all():
+            print(json.dumps(asdict(result)), flush=True)
+        return
+
+    from tqdm import tqdm
+
+    workers: list[tuple[str, str, dict[str, str]]] = [("native", "", {}), ("python", "", {})]
+    if arguments.peers:
+        for mode in ("0", "1"):
+            title = f"Brevitas, {'JIT' if mode == '1' else 'Python'}"
+            workers.append(("native", title, {"BREVITAS_JIT": mode}))
+    rows = []
+    # Where the output is not a terminal, every update of a bar is a line in a log.
+    with tqdm(unit=" results", mininterval=0.1 if sys.stderr.isatty() else 60) as progress:
+        for backend, peer, environment in workers:
+            progress.set_description(peer or backend, refresh=False)
+            command = [sys.executable, __file__, arguments.results, "--worker", peer]
+            command += ["--quick"] if arguments.quick else []
+            with subprocess.Popen(
+                command, stdout=subprocess.PIPE, text=True, env={**os.environ, "STE_BACKEND": backend, **environment}
+            ) as process:
+                assert process.stdout is not None
+                for line in process.stdout:
+                    row = {**json.loads(line), "process": peer or backend}
+                    if not peer or row["competitor"] == peer:
+                        rows.append(row)
+                    progress.update()
+            if process.returncode:
+                sys.exit(process.returncode)
+        progress.set_description("build and import", refresh=False)
+        rows += [single("import, ms", backend, import_milliseconds(backend)) for backend in ("native", "python")]
+        rows.append(single("library, MB", "native", [library_megabytes()]))
+        if not arguments.quick:
+            rows.append(single("build, s", "native", [build_seconds()]))
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
+    arguments.results.write_text(json.dumps({"machine": machine(), "results": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""Make the page and the plots of what tools/bench.py measured, and say which targets are met."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+NATIVE, PYTHON = "ste, native", "ste, python"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is promised, and which results it is promised of."""
+
+    text: str
+    bound: float
+    applies: Callable[[Row], bool]
+    relative_to: str = ""  # a competitor of the same race, if not the limit
+
+    def worst(self, rows: Sequence[Row]) -> tuple[float, Row] | None:
+        found = [(value, row) for row in rows if self.applies(row) and (value := self.value(row, rows)) is not None]
+        return max(found, key=lambda pair: pair[0], default=None)
+
+    def value(self, row: Row, rows: Sequence[Row]) -> float | None:
+        if not self.relative_to:
+            return float(row["ratio"])
+        same = ("section", "op", "dtype", "layout", "elements", "threads", "process")
+        for other in rows:
+            if other["competitor"] == self.relative_to and all(other[field] == row[field] for field in same):
+                return float(row["ratio"] / other["ratio"])
+        return None
+
+
+def of(section: str, competitor: str, op: Callable[[str], bool] = lambda _: True) -> Callable[[Row], bool]:
+    return lambda row: row["section"] == section and row["competitor"] == competitor and op(row["op"])
+
+
+def is_straight_through(op: str) -> bool:
+    return not op.startswith("tensor_clamp,")
+
+
+def is_full(op: str) -> bool:
+    return op.endswith(", full")
+
+
+TARGETS = [
+    Target("call, native, forward: the time of torch.round", 1.10, of("call", NATIVE, is_straight_through)),
+    Target(
+        "call, native, forward and backward: the time of torch.round",
+        1.05,
+        of("call and backward", NATIVE, is_straight_through),
+    ),
+    Target("call, native, tensor_clamp: the time of torch.clamp", 1.10, of("call", NATIVE), "torch.clamp"),
+    Target(
+        "call, Python, forward: the time of a bare Function", 1.10, of("call", PYTHON, is_straight_through), "Function"
+    ),
+    Target("large tensors, native: the time of torch.round", 1.15, of("forward", NATIVE, lambda op: not is_full(op))),
+    Target("large tensors, bounds of x's size: the time of torch.round", 1.60, of("forward", NATIVE, is_full)),
+    Target(
+        "the same: the time of torch.addcmul, which reads as much",
+        1.15,
+        of("forward", NATIVE, is_full),
+        "torch.addcmul",
+    ),
+    Target("peak memory of forward and backward, in tensors", 1.02, of("memory", NATIVE, is_straight_through)),
+    Target("compiled quantizer: the time of the idiom's", 1.02, of("compiled", NATIVE)),
+    Target("compiled quantizer: the kernels of the idiom's", 1.00, of("compiled kernels", NATIVE), "idiom"),
+    Target("import ste after import torch, ms", 40, of("import, ms", NATIVE)),
+    Target("building ste-core on this machine, s", 100, of("build, s", NATIVE)),
+    Target("its libraries, stripped, MB", 3, of("library, MB", NATIVE)),
+]
+
+
+def where(row: Row) -> str:
+    parts = [row["op"], row["dtype"], row["layout"], f"{row['elements']:,}"] if row["op"] else []
+    return ", ".join(part for part in parts if part)
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    lines = []
+    for target in TARGETS:
+        worst = target.worst(rows)
+        if worst is not None:
+            value, row = worst
+            met = "met" if value <= target.bound else "NOT MET"
+            place = f" ({where(row)})" if where(row) else ""
+            lines.append(f"{met}: {target.text}: at most {target.bound:g}, measured {value:.3g}{place}")
+    return lines
+
+
+def ratio(row: Row) -> str:
+    return f"{row['ratio']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
+
+
+def table(rows: Sequence[Row], columns: Sequence[str], cell: Callable[[Row], str] = ratio) -> list[str]:
+    """A line for each op and place, a column for each competitor."""
+    lines: dict[str, dict[str, str]] = {}
+    for row in rows:
+        lines.setdefault(where(row), {}).setdefault(row["competitor"], cell(row))
+    present = [c for c in columns if any(c in cells for cells in lines.values())]
+    out = [f"| | {' | '.join(present)} |", f"|---|{'---|' * len(present)}"]
+    return out + [f"| {name} | {' | '.join(cells.get(c, '') for c in present)} |" for name, cells in lines.items()]
+
+
+COLUMNS = [
+    NATIVE,
+    PYTHON,
+    "torch.round",
+    "clone",
+    "torch.clamp",
+    "torch.addcmul",
+    "idiom",
+    "Function",
+    "torch.compile",
+    "Brevitas, Python",
+    "Brevitas, JIT",
+]
+
+
+def plot_forward(rows: Sequence[Row], file: Path) -> None:
+    """The ratio of each op, at each size."""
+    chosen = [r for r in rows if r["section"] == "forward" and r["dtype"] == "float32" and r["layout"] == "contiguous"]
+    sizes = sorted({r["elements"] for r in chosen})
+    figure, axes = plt.subplots(
+        1, len(sizes), figsize=(5 * len(sizes), 5), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, size in zip(axes[0], sizes):
+        ops = list(dict.fromkeys(r["op"] for r in chosen))
+        for competitor in (NATIVE, PYTHON, "idiom", "Function", "torch.compile"):
+            by_op = {r["op"]: r["ratio"] for r in chosen if r["elements"] == size and r["competitor"] == competitor}
+            axis.plot([by_op.get(op) for op in ops], range(len(ops)), "o", label=competitor)
+        axis.axvline(1, color="grey", linewidth=0.8)
+        axis.set(xscale="log", title=f"{size:,} elements", xlabel="time / time of torch.round")
+        axis.set_yticks(range(len(ops)), ops)
+    axes[0, 0].invert_yaxis()
+    axes[0, -1].legend()
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def plot_growth(rows: Sequence[Row], file: Path) -> None:
+    chosen = [r for r in rows if r["section"] == "growth"]
+    ops = list(dict.fromkeys(r["op"] for r in chosen))
+    figure, axes = plt.subplots(1, len(ops), figsize=(4.5 * len(ops), 4.5), sharey=True, layout="constrained")
+    for axis, op in zip(axes, ops):
+        for threads, style in ((1, "-"), (2, "--")):
+            for competitor in ("torch.round", NATIVE, "idiom"):
+                line = [r for r in chosen if (r["op"], r["threads"], r["competitor"]) == (op, threads, competitor)]
+                points = sorted((r["elements"], r["seconds"]) for r in line)
+                axis.plot(*zip(*points), style, label=f"{competitor}, {threads} thread{'s' * (threads > 1)}")
+        axis.set(xscale="log", yscale="log", title=op, xlabel="elements")
+    axes[0].set_ylabel("seconds")
+    axes[0].legend()
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def instructions(rows: Sequence[Row]) -> list[str]:
+    """Instructions of a call, by cause, and what ours takes more."""
+    if not rows:
+        return []
+    title = "## Instructions of a call"
+    text = "As callgrind counts them, of one call with 8 elements and `requires_grad`, by where they are spent."
+    lines = [title, "", text, "", "| | torch.round | ste.round_ste | difference |", "|---|---|---|---|"]
+    totals = [0.0, 0.0]
+    for cause in dict.fromkeys(r["op"] for r in rows):
+        of_cause = {r["competitor"]: r["ratio"] for r in rows if r["op"] == cause}
+        counts = [of_cause[name] for name in ("torch.round", NATIVE)]
+        totals = [total + count for total, count in zip(totals, counts)]
+        lines.append(f"| {cause} | {counts[0]:,.0f} | {counts[1]:,.0f} | {counts[1] - counts[0]:+,.0f} |")
+    return [*lines, f"| total | {totals[0]:,.0f} | {totals[1]:,.0f} | {totals[1] - totals[0]:+,.0f} |", ""]
+
+
+def main() -> None:
+    file = Path(sys.argv[1])
+    data = json.loads(file.read_text())
+    rows: list[Row] = data["results"]
+    for row in rows:
+        row["competitor"] = row["competitor"].replace("ste, Python", PYTHON)
+    plot_forward(rows, file.parent / "forward.png")
+    plot_growth(rows, file.parent / "growth.png")
+    lines = summary(rows)
+    inexact = {(r["op"], r["dtype"]): r["ratio"] for r in rows if r["section"] == "inexact"}
+
+    def with_errors(row: Row) -> str:
+        share = inexact.get((row["op"], row["dtype"])) if row["competitor"] == "idiom" else None
+        return ratio(row) if share is None else f"{ratio(row)}, **{share:.0%} wrong**"
+
+    def section(title: str, text: str, name: str, cell: Callable[[Row], str] = ratio) -> list[str]:
+        chosen = [r for r in rows if r["section"] == name]
+        return [f"## {title}", "", text, "", *table(chosen, COLUMNS, cell), ""]
+
+    described = ", ".join(f"{key} {value}" for key, value in data["machine"].items())
+    page = [
+        "# Speed",
+        "",
+        "Made by `make bench`. Each number is a ratio to `torch.round` on the same tensor, measured in turns with it:",
+        "the median, and the quartiles in brackets. One thread, where nothing else is said.",
+        "",
+        f"Machine: {described}.",
+        "",
+        "## Targets",
+        "",
+        "The worst of all the cases that a target is for.",
+        "",
+        *(f"- {line}" for line in lines),
+        "",
+        *section("The call", "8 elements, `requires_grad`, forward.", "call"),
+        *section("The call with its backward", "8 elements, forward and backward.", "call and backward"),
+        *instructions([r for r in rows if r["section"] == "instructions"]),
+        *section(
+            "Large tensors",
+            "Forward. Beside the idiom's time, the share of elements, of a normal distribution with a standard\n"
+            "deviation of 3, for which `x + (f(x) - x).detach()` is not `f(x)`.",
+            "forward",
+            with_errors,
+        ),
+        f"![ratios]({file.parent.name}/forward.png)",
+        "",
+        *section("Backward of `tensor_clamp`", "As a ratio to that of `torch.clamp`.", "backward"),
+        *section("Memory", "Peak of forward and backward, in tensors of x's size.", "memory"),
+        *section("Compiled", "A quantizer, forward and backward, as a ratio to the same one by the idiom.", "compiled"),
+        "## Growth",
+        "",
+        f"![growth]({file.parent.name}/growth.png)",
+        "",
+        "## Exactness",
+        "",
+        "The share of elements for which the idiom is wrong, by dtype.",
+        "",
+        *table(
+            [{**r, "competitor": r["dtype"], "dtype": ""} for r in rows if r["section"] == "inexact"],
+            ["float64", "float32", "float16", "bfloat16"],
+            lambda r: f"{r['ratio']:.1%}",
+        ),
+        "",
+    ]
+    file.parent.with_suffix(".md").write_text("\n".join(page))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
