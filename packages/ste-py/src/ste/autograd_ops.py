@@ -237,10 +237,7 @@ def without_gradient_to_bounds(x: Any, *bounds: Any) -> tuple[Any, ...]:
 
     Function.mark_non_differentiable is no way to say that: it refuses forward mode in x.
     """
-    for bound in bounds:
-        if isinstance(bound, Tensor) and bound.requires_grad:
-            return x, *(b.detach() if isinstance(b, Tensor) else b for b in bounds)
-    return x, *bounds
+    return x, *(b.detach() if isinstance(b, Tensor) and b.requires_grad else b for b in bounds)
 
 
 def _scalar_bounds(x: Tensor, min_val: Any, max_val: Any) -> tuple[Any, Any]:
