@@ -57,9 +57,18 @@ def value_in(dtype: torch.dtype, value: float) -> float:
 
 @dataclass(frozen=True)
 class Op:
-    """An op with arguments. Those after x are numbers, or are made for x if they are tensors."""
+    """An op with arguments.
+
+    Attributes:
+        name: As it is in `ste`.
+        expression: What the forward is in PyTorch, of the op's parameters, for those who write it without us.
+        reference: What it is by the contract.
+        arguments: Those after x: numbers, or what makes tensors for x.
+        straight_through: Whether the gradient to x is the one that comes in.
+    """
 
     name: str
+    expression: str
     reference: Callable[..., Array]
     arguments: Sequence[float | Callable[[Tensor], Tensor]] = ()
     straight_through: bool = True
@@ -105,19 +114,24 @@ def rounded(number: float, dtype: torch.dtype) -> Array:
     return in_float64(torch.tensor(number, dtype=torch.float64).to(dtype))
 
 
+BINARY_SIGN = "torch.where(x >= 0, 1.0, low).to(x.dtype)"
+CLAMP = "x.clamp(min_val, max_val)"
+PER_CHANNEL = (per_channel(-1.0, -2.0, 1.0), per_channel(3.0, 1.0))
+FULL = (full(-1.0), full(2.0))
+
 OPS = [
-    Op("round_ste", np.rint),
-    Op("ceil_ste", np.ceil),
-    Op("floor_ste", np.floor),
-    Op("binary_sign_ste", lambda x: np.where(x >= 0, 1.0, 0.0)),
-    Op("binary_sign_ste", lambda x, low: np.where(x >= 0, 1.0, low), (-1.0,)),
-    Op("ternary_sign_ste", sign),
-    Op("scalar_clamp_ste", clamp, (-1.0, 2.0)),
-    Op("scalar_clamp_ste", clamp, (0.0, 6.0)),
-    Op("tensor_clamp_ste", clamp, (per_channel(-1.0, -2.0, 1.0), per_channel(3.0, 1.0))),
-    Op("tensor_clamp_ste", clamp, (full(-1.0), full(2.0))),
-    Op("tensor_clamp", clamp, (per_channel(-1.0, -2.0, 1.0), per_channel(3.0, 1.0)), straight_through=False),
-    Op("tensor_clamp", clamp, (full(-1.0), full(2.0)), straight_through=False),
+    Op("round_ste", "x.round()", np.rint),
+    Op("ceil_ste", "x.ceil()", np.ceil),
+    Op("floor_ste", "x.floor()", np.floor),
+    Op("binary_sign_ste", BINARY_SIGN, lambda x: np.where(x >= 0, 1.0, 0.0)),
+    Op("binary_sign_ste", BINARY_SIGN, lambda x, low: np.where(x >= 0, 1.0, low), (-1.0,)),
+    Op("ternary_sign_ste", "x.sign()", sign),
+    Op("scalar_clamp_ste", CLAMP, clamp, (-1.0, 2.0)),
+    Op("scalar_clamp_ste", CLAMP, clamp, (0.0, 6.0)),
+    Op("tensor_clamp_ste", CLAMP, clamp, PER_CHANNEL),
+    Op("tensor_clamp_ste", CLAMP, clamp, FULL),
+    Op("tensor_clamp", CLAMP, clamp, PER_CHANNEL, straight_through=False),
+    Op("tensor_clamp", CLAMP, clamp, FULL, straight_through=False),
 ]
 
 # One row for each op, where its arguments do not matter.

@@ -8,10 +8,11 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import op_table
+import plain
 import torch
 from op_table import clamp_gradient, in_float64
 from torch import Tensor
@@ -22,106 +23,11 @@ import ste
 Functions = dict[str, Callable[..., Any]]
 
 
-def stepped(x: Tensor, y: Tensor) -> Tensor:
-    return x + (y - x).detach()
-
-
-# The detach idiom, as it is written everywhere, and torch.clamp where all three arguments are differentiable. Not
-# lambdas: a module that holds one cannot be pickled, which would not be the idiom's fault.
-def idiom_round(x: Tensor) -> Tensor:
-    return stepped(x, x.round())
-
-
-def idiom_ceil(x: Tensor) -> Tensor:
-    return stepped(x, x.ceil())
-
-
-def idiom_floor(x: Tensor) -> Tensor:
-    return stepped(x, x.floor())
-
-
-def idiom_binary_sign(x: Tensor, low: float = 0.0) -> Tensor:
-    return stepped(x, torch.where(x >= 0, 1.0, low).to(x.dtype))
-
-
-def idiom_ternary_sign(x: Tensor) -> Tensor:
-    return stepped(x, x.sign())
-
-
-def idiom_clamp(x: Tensor, min_val: Any, max_val: Any) -> Tensor:
-    return stepped(x, x.clamp(min_val, max_val))
-
-
-IDIOM: Functions = {
-    "round_ste": idiom_round,
-    "ceil_ste": idiom_ceil,
-    "floor_ste": idiom_floor,
-    "binary_sign_ste": idiom_binary_sign,
-    "ternary_sign_ste": idiom_ternary_sign,
-    "scalar_clamp_ste": idiom_clamp,
-    "tensor_clamp_ste": idiom_clamp,
-    "tensor_clamp": torch.clamp,
-}
-
-
-class GuidesFunction(Function):
-    """A Function as PyTorch's guide to extending torch.func has it: setup_context, and a generated vmap rule."""
+class Clamp(Function):
+    """The gradient of a clamp to all three."""
 
     generate_vmap_rule = True
 
-    if TYPE_CHECKING:
-
-        @classmethod
-        def apply(cls, *args: Any) -> Tensor: ...
-
-
-class StraightThrough(GuidesFunction):
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        return g, None, None
-
-
-class Round(StraightThrough):
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x.round()
-
-
-class Ceil(StraightThrough):
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x.ceil()
-
-
-class Floor(StraightThrough):
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x.floor()
-
-
-class BinarySign(StraightThrough):
-    @staticmethod
-    def forward(x: Tensor, low: float = 0.0) -> Tensor:
-        return torch.where(x >= 0, 1.0, low).to(x.dtype)
-
-
-class TernarySign(StraightThrough):
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x.sign()
-
-
-class StraightThroughClamp(StraightThrough):
-    @staticmethod
-    def forward(x: Tensor, min_val: Any, max_val: Any) -> Tensor:
-        return x.clamp(min_val, max_val)
-
-
-class Clamp(GuidesFunction):
     @staticmethod
     def forward(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
         return x.clamp(min_val, max_val)
@@ -142,57 +48,14 @@ class Clamp(GuidesFunction):
         )
 
 
-CLASSES: dict[str, type[Function]] = {
-    "round_ste": Round,
-    "ceil_ste": Ceil,
-    "floor_ste": Floor,
-    "binary_sign_ste": BinarySign,
-    "ternary_sign_ste": TernarySign,
-    "scalar_clamp_ste": StraightThroughClamp,
-    "tensor_clamp_ste": StraightThroughClamp,
-    "tensor_clamp": Clamp,
-}
+def function_clamp(x: Tensor, min_val: Tensor, max_val: Tensor) -> Any:
+    return Clamp.apply(x, min_val, max_val)  # type: ignore[no-untyped-call]  # so it is in torch
 
 
-# Functions of their own, as people wrap `apply`: Dynamo of 2.13 does not trace one that it finds as a value.
-def function_round(x: Tensor) -> Tensor:
-    return Round.apply(x)
-
-
-def function_ceil(x: Tensor) -> Tensor:
-    return Ceil.apply(x)
-
-
-def function_floor(x: Tensor) -> Tensor:
-    return Floor.apply(x)
-
-
-def function_binary_sign(x: Tensor, low: float = 0.0) -> Tensor:
-    return BinarySign.apply(x, low)
-
-
-def function_ternary_sign(x: Tensor) -> Tensor:
-    return TernarySign.apply(x)
-
-
-def function_clamp_ste(x: Tensor, min_val: Any, max_val: Any) -> Tensor:
-    return StraightThroughClamp.apply(x, min_val, max_val)
-
-
-def function_clamp(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
-    return Clamp.apply(x, min_val, max_val)
-
-
-FUNCTION: Functions = {
-    "round_ste": function_round,
-    "ceil_ste": function_ceil,
-    "floor_ste": function_floor,
-    "binary_sign_ste": function_binary_sign,
-    "ternary_sign_ste": function_ternary_sign,
-    "scalar_clamp_ste": function_clamp_ste,
-    "tensor_clamp_ste": function_clamp_ste,
-    "tensor_clamp": function_clamp,
-}
+# What is no straight-through op stands here.
+IDIOM: Functions = {**plain.IDIOM, "tensor_clamp": torch.clamp}
+CLASSES: dict[str, type[Function]] = {**plain.CLASSES, "tensor_clamp": Clamp}
+FUNCTION: Functions = {**plain.FUNCTION, "tensor_clamp": function_clamp}
 
 
 def control(x: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -251,7 +114,7 @@ class Op(op_table.Op):
     __str__ = op_table.Op.__str__
 
 
-OPS = [Op(op.name, op.reference, op.arguments, op.straight_through) for op in op_table.OPS]
+OPS = [Op(**vars(op)) for op in op_table.OPS]
 STRAIGHT_THROUGH_OPS = [op for op in OPS if op.straight_through]
 DISTINCT_OPS = list({op.name: op for op in OPS}.values())
 

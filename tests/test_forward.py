@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from bits import assert_same_bits, values
-from op_table import BOUNDS, DISTINCT_OPS, FLOATING, INTEGER, OPS, Op
+from op_table import BOUNDS, CLAMP, DISTINCT_OPS, FLOATING, INTEGER, OPS, Op
 from torch import Tensor
 
 import ste
@@ -119,7 +119,7 @@ def test_inference_mode(op: Op, device: str) -> None:
 def test_scalar_clamp_bounds(bounds: tuple[float, float], dtype: torch.dtype, device: str) -> None:
     x = values(dtype, device)
     y = ste.scalar_clamp_ste(x, *bounds)
-    assert_same_bits(y, Op("scalar_clamp_ste", _clamp, bounds).expected(x), x)
+    assert_same_bits(y, Op("scalar_clamp_ste", CLAMP, _clamp, bounds).expected(x), x)
 
 
 @pytest.mark.parametrize("name", ["tensor_clamp", "tensor_clamp_ste"])
@@ -132,7 +132,7 @@ def test_tensor_clamp_bounds(
     x = values(dtype, device)
     low, high = (torch.tensor(b, dtype=torch.float64, device=device).to(bounds_dtype or dtype) for b in bounds)
     y = getattr(ste, name)(x, low, high)
-    expected = Op(name, _clamp, (lambda x: low.to(dtype), lambda x: high.to(dtype))).expected(x)
+    expected = Op(name, CLAMP, _clamp, (lambda x: low.to(dtype), lambda x: high.to(dtype))).expected(x)
     # Where x and a bound are zeros of different sign, the sign of the result is unspecified.
     assert_same_bits(torch.where(y == 0, 0.0, y).to(dtype), torch.where(expected == 0, 0.0, expected).to(dtype), x)
 

@@ -36,6 +36,9 @@ import ste
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
+from op_table import OPS, Op  # noqa: E402
+from plain import IDIOM, signature  # noqa: E402
+
 LIMIT = "torch.round"
 THREE_READS = "torch.addcmul"  # torch's own pass over three tensors
 # A race has this many turns, and as many again until its ratios are known, or it has lasted for long enough.
@@ -71,40 +74,36 @@ def always(*arguments: Any) -> Callable[[Tensor], tuple[Any, ...]]:
     return lambda x: arguments
 
 
-# What is measured: an op, and the arguments after x.
-VARIANTS: dict[str, tuple[str, Callable[[Tensor], tuple[Any, ...]]]] = {
-    **{name: (name, always()) for name in ("round_ste", "ceil_ste", "floor_ste", "binary_sign_ste")},
-    "binary_sign_ste, low=-1": ("binary_sign_ste", always(-1.0)),
-    "ternary_sign_ste": ("ternary_sign_ste", always()),
-    "scalar_clamp_ste": ("scalar_clamp_ste", always(-1.0, 2.0)),
-    **{f"tensor_clamp_ste, {kind}": ("tensor_clamp_ste", between(make)) for kind, make in BOUNDS.items()},
-    **{f"tensor_clamp, {kind}": ("tensor_clamp", between(make)) for kind, make in BOUNDS.items()},
-}
+def variants() -> dict[str, tuple[Op, Callable[[Tensor], tuple[Any, ...]]]]:
+    """What is measured of each op in the table, and the arguments after x: some numbers, or each kind of bounds."""
+    result: dict[str, tuple[Op, Callable[[Tensor], tuple[Any, ...]]]] = {}
+    for op in OPS:
+        if any(callable(argument) for argument in op.arguments):
+            result |= {f"{op.name}, {kind}": (op, between(make)) for kind, make in BOUNDS.items()}
+        else:
+            optional = [name for name, p in signature(op).parameters.items() if p.default is not p.empty]
+            title = ", ".join([op.name, *(f"{name}={value:g}" for name, value in zip(optional, op.arguments))])
+            result.setdefault(title, (op, always(*op.arguments)))
+    return result
 
 
-def binary_sign(x: Tensor, low: float = 0.0) -> Tensor:
-    return torch.where(x >= 0, 1.0, low).to(x.dtype)
+VARIANTS = variants()
 
 
-COMPOSITIONS: dict[str, Callable[..., Tensor]] = {
-    "round_ste": torch.round,
-    "ceil_ste": torch.ceil,
-    "floor_ste": torch.floor,
-    "binary_sign_ste": binary_sign,
-    "ternary_sign_ste": torch.sign,
-    "scalar_clamp_ste": torch.clamp,
-    "tensor_clamp_ste": torch.clamp,
-    "tensor_clamp": torch.clamp,
-}
+def written(op: Op, *before: str) -> Callable[..., Tensor]:
+    """The op's expression as a function of these parameters and the op's own, with nothing around it."""
+    scope: dict[str, Any] = {"torch": torch}
+    parameters = [str(p.replace(annotation=p.empty)) for p in signature(op).parameters.values()]
+    exec(f"def composition({', '.join([*before, *parameters])}): return {op.expression}", scope)
+    composition: Callable[..., Tensor] = scope["composition"]
+    return composition
 
 
-def bare(composition: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def bare(op: Op) -> Callable[..., Tensor]:
     """The cheapest Function there is of an op."""
 
     class Bare(Function):
-        @staticmethod
-        def forward(ctx: Any, *args: Any) -> Tensor:
-            return composition(*args)
+        forward = staticmethod(written(op, "ctx"))
 
         @staticmethod
         def backward(ctx: Any, g: Tensor) -> Any:
@@ -213,8 +212,6 @@ class Bench:
     """Everything that this process, with its backend, can measure."""
 
     def __init__(self, peer: str, *, quick: bool) -> None:
-        import subjects
-
         torch.set_num_threads(1)
         torch.manual_seed(0)
         self.peer = peer
@@ -223,7 +220,6 @@ class Bench:
         self.race = partial(race, turns=3, seconds=0) if quick else race
         self.backend = ste.backend().name
         self.ours = {"native": "ste, native", "python": "ste, Python"}[self.backend]
-        self.idiom = subjects.IDIOM
 
     def competitors(self, variant: str, x: Tensor) -> dict[str, Call]:
         op, arguments = VARIANTS[variant]
@@ -231,17 +227,17 @@ class Bench:
         calls = {
             LIMIT: Call(torch.round, (x,)),
             "clone": Call(torch.clone, (x,)),
-            self.ours: Call(getattr(ste, op), args),
+            self.ours: Call(op.function, args),
         }
-        if op == "tensor_clamp":  # which is no straight-through op
-            calls["torch.clamp"] = Call(torch.clamp, args)
+        if op.straight_through:
+            calls |= {"idiom": Call(IDIOM[op.name], args), "Function": Call(bare(op), args)}
         else:
-            calls |= {"idiom": Call(self.idiom[op], args), "Function": Call(bare(COMPOSITIONS[op]), args)}
+            calls["torch.clamp"] = Call(torch.clamp, args)
         if self.peer:
             import brevitas.function
 
-            if hasattr(brevitas.function, op) and "low" not in variant:
-                calls[self.peer] = Call(getattr(brevitas.function, op), args)
+            if hasattr(brevitas.function, op.name) and "low" not in variant:
+                calls[self.peer] = Call(getattr(brevitas.function, op.name), args)
         return calls
 
     def calls(self) -> Iterator[Result]:
@@ -253,7 +249,7 @@ class Bench:
 
     def large(self) -> Iterator[Result]:
         for variant, (op, arguments) in VARIANTS.items():
-            compiled = torch.compile(COMPOSITIONS[op], dynamic=True)
+            compiled = torch.compile(written(op), dynamic=True)
             for shape, dtype, layout in itertools.product(self.sizes, (torch.float32, torch.bfloat16), LAYOUTS):
                 sets = []
                 for _ in range(3):
@@ -301,7 +297,7 @@ class Bench:
         from torch._inductor.utils import run_and_get_code
 
         pairs = {
-            "idiom": (self.idiom["round_ste"], self.idiom["scalar_clamp_ste"]),
+            "idiom": (IDIOM["round_ste"], IDIOM["scalar_clamp_ste"]),
             self.ours: (ste.round_ste, ste.scalar_clamp_ste),
         }
         for shape in self.sizes:
@@ -333,7 +329,7 @@ class Bench:
         for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
             x = (torch.randn(LARGE[1], dtype=torch.float64) * 3).to(dtype)
             for variant, (op, _) in VARIANTS.items():
-                if op != "tensor_clamp":
+                if op.straight_through:
                     calls = self.competitors(variant, x)
                     share = (calls["idiom"]() != calls[self.ours]()).double().mean().item()
                     name = str(dtype).removeprefix("torch.")
@@ -391,7 +387,7 @@ def peak_tensors(call: Call, x: Any) -> float:
     status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
     def kilobytes(field: str) -> int:
-        return int(re.search(rf"^{field}:\s+(\d+)", status.read_text(), re.MULTILINE)[1])  # type: ignore[index]
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(f"{field}:"))
 
     before = kilobytes("VmRSS")
     clear.write_text("5")  # the peak is now the present

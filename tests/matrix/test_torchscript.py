@@ -1,7 +1,6 @@
 """TorchScript."""
 
 import importlib.util
-import inspect
 import re
 import shutil
 import subprocess
@@ -13,8 +12,9 @@ from typing import Any
 import pytest
 import subjects
 import torch
+from plain import signature
 from processes import TESTS, run
-from subjects import CLASSES, DISTINCT_OPS, OPS, SUBJECTS, Op, X
+from subjects import CLASSES, DISTINCT_OPS, OPS, Op, X
 from torch import Tensor
 
 row = pytest.mark.row
@@ -23,36 +23,20 @@ G = torch.tensor([1.0, -2.0, 3.0, 4.0])
 RUNS = 4  # the profiling executor changes the graph after the first of them
 
 
-def signature(name: str) -> inspect.Signature:
-    return inspect.signature(SUBJECTS["ste"][name])
-
-
 # TorchScript compiles source code, so what stands in the ops' place is needed as such.
-STEPPED = "x + ({} - x).detach()"
-CLAMP = "x.clamp(min_val, max_val)"
-EXPRESSIONS: dict[str, dict[str, str]] = {
-    "idiom": {
-        "round_ste": STEPPED.format("x.round()"),
-        "ceil_ste": STEPPED.format("x.ceil()"),
-        "floor_ste": STEPPED.format("x.floor()"),
-        "binary_sign_ste": STEPPED.format("torch.where(x >= 0, 1.0, low).to(x.dtype)"),
-        "ternary_sign_ste": STEPPED.format("x.sign()"),
-        "scalar_clamp_ste": STEPPED.format(CLAMP),
-        "tensor_clamp_ste": STEPPED.format(CLAMP),
-        "tensor_clamp": CLAMP,
-    },
-    "function": {
-        name: f"subjects.{function.__name__}.apply({', '.join(signature(name).parameters)})"
-        for name, function in CLASSES.items()
-    },
-    "control": {op.name: "x.clone()" for op in DISTINCT_OPS},
-}
+def expression(op: Op) -> str:
+    if subjects.subject == "control":
+        return "x.clone()"
+    if subjects.subject == "function":
+        function = CLASSES[op.name]
+        return f"{function.__module__}.{function.__name__}.apply({', '.join(signature(op).parameters)})"
+    return f"x + ({op.expression} - x).detach()" if op.straight_through else op.expression
 
 
-def definition(name: str) -> str:
+def definition(op: Op) -> str:
     if subjects.subject == "ste":
-        return f"from ste import {name}\n"
-    return f"def {name}{signature(name)}:\n    return {EXPRESSIONS[subjects.subject][name]}\n"
+        return f"from ste import {op.name}\n"
+    return f"def {op.name}{signature(op)}:\n    return {expression(op)}\n"
 
 
 def call(op: Op) -> str:
@@ -63,7 +47,7 @@ def call(op: Op) -> str:
 
 def written_to(folder: Path) -> Any:
     """A Python module with the functions themselves, a `call<i>` for each op, and one, `every`, for all of them."""
-    parts = ["import subjects\nimport torch\n", *(definition(op.name) for op in DISTINCT_OPS)]
+    parts = ["import plain\nimport subjects\nimport torch\n", *map(definition, DISTINCT_OPS)]
     calls = {f"call{i}": call(op) for i, op in enumerate(OPS)}
     calls["every"] = f"torch.stack([{', '.join(calls.values())}])"
     parts += [f"def {name}(x: torch.Tensor):\n    return {body}\n" for name, body in calls.items()]

@@ -1,0 +1,61 @@
+"""What people write in an op's place: the detach idiom, and a Function of Python with the function that calls it.
+
+All of it is generated from the expressions in the table of ops. It is a module of its own, whose file is the text that
+is generated: TorchScript asks for the source of what it compiles, and a spawned process imports what it unpickles.
+"""
+
+import inspect
+import linecache
+from collections.abc import Callable
+from typing import Any
+
+import op_table
+
+import ste
+
+# The Function is as PyTorch's guide to extending torch.func has it: setup_context, and a generated vmap rule. It has a
+# function of its own, as people wrap `apply`: Dynamo of 2.13 does not trace an `apply` that it finds as a value.
+TEMPLATE = """
+def idiom_{name}{signature}:
+    return x + ({expression} - x).detach()
+
+
+class {name}_function(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward{signature}:
+        return {expression}
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, g):
+        return g, None, None
+
+
+def function_{name}{signature}:
+    return {name}_function.apply({parameters})
+"""
+
+
+def signature(op: op_table.Op) -> inspect.Signature:
+    return inspect.signature(getattr(ste, op.name))
+
+
+OPS = [op for op in op_table.DISTINCT_OPS if op.straight_through]
+SOURCE = "import torch\n\n" + "\n".join(
+    TEMPLATE.format(
+        name=op.name, signature=signature(op), expression=op.expression, parameters=", ".join(signature(op).parameters)
+    )
+    for op in OPS
+)
+__file__ = "<plain>"
+linecache.cache[__file__] = (len(SOURCE), None, SOURCE.splitlines(keepends=True), __file__)
+exec(compile(SOURCE, __file__, "exec"), globals())
+
+IDIOM: dict[str, Callable[..., Any]] = {op.name: globals()[f"idiom_{op.name}"] for op in OPS}
+CLASSES: dict[str, Any] = {op.name: globals()[f"{op.name}_function"] for op in OPS}
+FUNCTION: dict[str, Callable[..., Any]] = {op.name: globals()[f"function_{op.name}"] for op in OPS}
