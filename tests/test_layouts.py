@@ -50,21 +50,23 @@ def test_forward(op: Op, dtype: torch.dtype, device: str) -> None:
 @pytest.mark.parametrize("channels", [1, 3, 64, 67, 200])
 def test_bounds_of_channels(channels: int, nan: bool, dtype: torch.dtype, device: str) -> None:
     """Of activations, in each layout, one row of bounds is for many rows; one of the bounds may be NaN."""
-    x = quarters((3, channels, 5, 7), dtype, 0).to(device) + 0.125
+    x = quarters((3, channels, 15, 17), dtype, 0).to(device) + 0.125
     x[0, 0, 0, 0] = float("nan")
     low, high = (quarters((channels, 1, 1), dtype, seed).to(device) for seed in (1, 2))
     if nan:
         low[channels // 2] = float("nan")
         high[0] = float("nan")
     for memory_format in (torch.contiguous_format, torch.channels_last):
-        for shape in ((channels, 1, 1), (3, channels, 1, 1), (3, channels, 5, 7)):
+        for shape in ((channels, 1, 1), (3, channels, 1, 1), (3, channels, 15, 17)):
             laid_out = x.contiguous(memory_format=memory_format)
             bounds = [bound.expand(shape) for bound in (low, high)]
             if len(shape) == 4:
                 bounds = [bound.contiguous(memory_format=memory_format) for bound in bounds]
-            y = ste.tensor_clamp_ste(laid_out, *bounds)
-            assert_same_bits(y, torch.from_numpy(clamp(*map(in_float64, (x, low, high)))).to(dtype).to(device), x)
-            assert y.stride() == torch.neg(laid_out).stride()
+            for min_val, max_val in (bounds, [bounds[0], high.max()], [low.min(), bounds[1]]):
+                y = ste.tensor_clamp_ste(laid_out, min_val, max_val)
+                expected = torch.from_numpy(clamp(*map(in_float64, (x, min_val, max_val)))).to(device, dtype)
+                assert_same_bits(y, expected, x)
+                assert y.stride() == torch.neg(laid_out).stride()
 
 
 BOUNDS: dict[str, Callable[[tuple[int, ...]], tuple[int, ...]]] = {

@@ -10,6 +10,7 @@
 #include <c10/util/Exception.h>
 #include <c10/util/Half.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -89,6 +90,20 @@ int64_t saturated(double value) {
   return static_cast<int64_t>(value);
 }
 
+// ATen's own test is of symbols, and takes as long as the rest of the checks together.
+bool broadcasts(const at::Tensor& bound, const at::Tensor& x) {
+  if (bound.unsafeGetTensorImpl()->has_symbolic_sizes_strides() ||
+      x.unsafeGetTensorImpl()->has_symbolic_sizes_strides()) {
+    return at::is_expandable_to(bound.sym_sizes(), x.sym_sizes());
+  }
+  const auto of_bound = bound.sizes();
+  const auto of_x = x.sizes();
+  return of_bound.size() <= of_x.size() &&
+         std::equal(of_bound.rbegin(), of_bound.rend(), of_x.rbegin(), [](int64_t size, int64_t wanted) {
+           return size == 1 || size == wanted;
+         });
+}
+
 }  // namespace
 
 void check_dtype(const char* op, const char* name, const at::Tensor& tensor) {
@@ -101,8 +116,8 @@ void check_bound(const char* op, const char* name, const at::Tensor& bound, cons
   check_dtype(op, name, bound);
   TORCH_CHECK(bound.device() == x.device(), op, ": ", name, " is on ", bound.device(), ", but x is on ", x.device());
   TORCH_CHECK(
-      at::is_expandable_to(bound.sym_sizes(), x.sym_sizes()), op, ": ", name, " of shape ", bound.sym_sizes(),
-      " does not broadcast to x's shape ", x.sym_sizes());
+      broadcasts(bound, x), op, ": ", name, " of shape ", bound.sym_sizes(), " does not broadcast to x's shape ",
+      x.sym_sizes());
 }
 
 c10::Scalar bound_in_dtype(const char* op, const char* name, const c10::Scalar& bound, const at::Tensor& x) {

@@ -86,6 +86,10 @@ std::optional<Extent> extent_along(const at::Tensor& x, const at::Tensor& bound,
   return first < last ? extent : Extent{1, 1, extent.outer};
 }
 
+bool are_alike(const at::Tensor& a, const at::Tensor& b) {
+  return a.sizes() == b.sizes() && a.strides() == b.strides();
+}
+
 // What most tensors are needs no TensorIterator, which for a small one costs more than all of the rest of a call.
 // Undefined where it is needed.
 template <size_t n, typename Loop>
@@ -101,8 +105,11 @@ at::Tensor dense(const Loop& loop, const at::Tensor& x, const std::array<const a
   }
   Extent extent{1, 1, x.numel()};
   std::array<bool, n + 2> varies{};
+  std::optional<Extent> of_bound;
   for (size_t i = 0; i < n; ++i) {
-    const auto of_bound = extent_along(x, *bounds[i], order);
+    if (i == 0 || !are_alike(*bounds[i], *bounds[i - 1])) {
+      of_bound = extent_along(x, *bounds[i], order);
+    }
     const bool is_first = std::none_of(varies.begin(), varies.end(), std::identity());
     varies[i + 2] = of_bound.has_value() && of_bound->middle > 1;
     if (!of_bound || (varies[i + 2] && !is_first && *of_bound != extent)) {

@@ -278,13 +278,14 @@ void scalar_clamp(
   unary<T>(data, strides, size0, size1, ScalarClamp<T>(in_dtype<T>(min_val), in_dtype<T>(max_val)));
 }
 
-template <typename T, bool min_is_constant, bool max_is_constant>
+template <typename T, bool min_is_constant, bool max_is_constant, bool may_be_nan = true>
 void clamp_row(char* y, const char* x, const char* min, const char* max, int64_t size) {
+  using At = Clamp<T, may_be_nan>;
   const auto clamp_at = [min, max](int64_t i, auto count) {
-    return Clamp<T>(load<T, min_is_constant>(min, i, count), load<T, max_is_constant>(max, i, count));
+    return At(load<T, min_is_constant>(min, i, count), load<T, max_is_constant>(max, i, count));
   };
   if constexpr (min_is_constant && max_is_constant) {
-    map_row<T>(y, x, size, [clamp = clamp_at(0, whole)](int64_t, auto) -> const Clamp<T>& { return clamp; });
+    map_row<T>(y, x, size, [clamp = clamp_at(0, whole)](int64_t, auto) -> const At& { return clamp; });
   } else {
     map_row<T>(y, x, size, clamp_at);
   }
@@ -336,20 +337,67 @@ bool any_nan(const char* row, int64_t size) {
 }
 
 template <typename T>
+void clamp(char* const* data, const int64_t* strides, int64_t size0, int64_t size1);
+
+// Rows of less than four vectors, one right after the other, with the same bounds: as many as a vector has lanes are
+// one long row, and the bounds are repeated for it.
+template <typename T>
+void clamp_short_rows(char* const* data, const int64_t* strides, int64_t size0, int64_t size1) {
+  constexpr int64_t vector = Lanes<T>::size();
+  std::array<std::array<T, 4 * vector * vector>, 2> bounds;
+  for (size_t i = 0; i < bounds.size(); ++i) {
+    for (int64_t row = 0; row < vector; ++row) {
+      for (int64_t column = 0; column < size0; ++column) {
+        bounds[i][row * size0 + column] = at_byte<T>(data[2 + i], column * strides[2 + i]);
+      }
+    }
+  }
+  const int64_t size = vector * size0;
+  const int64_t rows = size1 / vector;
+  const int64_t bytes = size * kSize<T>;
+  const auto at_row = [&](int64_t row) {
+    return std::array<char*, 4>{
+        data[0] + row * bytes, data[1] + row * bytes, reinterpret_cast<char*>(bounds[0].data()),
+        reinterpret_cast<char*>(bounds[1].data())};
+  };
+  const auto stride = kSize<T>;
+  const std::array<int64_t, 8> long_strides{stride, stride, stride, stride, bytes, bytes, 0, 0};
+  clamp<T>(at_row(0).data(), long_strides.data(), size, rows);
+  clamp<T>(at_row(rows).data(), long_strides.data(), (size1 - rows * vector) * size0, 1);
+}
+
+template <typename T>
 void clamp(char* const* data, const int64_t* strides, int64_t size0, int64_t size1) {
   const bool min_is_constant = strides[2] == 0;
   const bool max_is_constant = strides[3] == 0;
   const int64_t* const outer = strides + 4;
   if (strides[0] == kSize<T> && strides[1] == kSize<T> && (min_is_constant || strides[2] == kSize<T>) &&
       (max_is_constant || strides[3] == kSize<T>)) {
-    constexpr int64_t kRows = 16;  // of some hundred bytes, as they lie one after the other in memory
-    if (size1 >= kRows && outer[2] == 0 && outer[3] == 0 && !min_is_constant && !max_is_constant) {
+    const bool have_same_bounds = outer[2] == 0 && outer[3] == 0 && !(min_is_constant && max_is_constant);
+    constexpr int64_t vector = Lanes<T>::size();
+    const int64_t bytes = size0 * kSize<T>;
+    if (have_same_bounds && size0 < 4 * vector && size0 % vector != 0 && size1 >= 16 * vector && outer[0] == bytes &&
+        outer[1] == bytes) {
+      clamp_short_rows<T>(data, strides, size0, size1);
+      return;
+    }
+    if (have_same_bounds && size1 >= 16 && !min_is_constant && !max_is_constant) {
       const bool may_be_nan = any_nan<T>(data[2], size0) || any_nan<T>(data[3], size0);
+      // Where the bounds take no work of their own, to load them again is cheaper than to leave the order of the
+      // memory.
+      if (!is_16_bit<T> && size0 > 4 * vector) {
+        const auto a_row = may_be_nan ? &clamp_row<T, false, false, true> : &clamp_row<T, false, false, false>;
+        for (int64_t row = 0; row < size1; ++row) {
+          a_row(data[0] + row * outer[0], data[1] + row * outer[1], data[2], data[3], size0);
+        }
+        return;
+      }
       const auto rows = may_be_nan ? &clamp_rows<T, true> : &clamp_rows<T, false>;
-      for (int64_t row = 0; row < size1; row += kRows) {
+      const int64_t block = std::max<int64_t>(16, (1 << 15) / bytes);  // what stays in the cache
+      for (int64_t row = 0; row < size1; row += block) {
         rows(
             data[0] + row * outer[0], data[1] + row * outer[1], data[2], data[3], outer[0], outer[1], size0,
-            std::min(kRows, size1 - row));
+            std::min(block, size1 - row));
       }
       return;
     }
