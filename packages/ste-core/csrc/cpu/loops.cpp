@@ -10,6 +10,7 @@
 #include <array>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 namespace ste::cpu {
 namespace CPU_CAPABILITY {
@@ -291,43 +292,55 @@ void clamp_row(char* y, const char* x, const char* min, const char* max, int64_t
   }
 }
 
-// Rows that are short and have the same bounds, as those of channels-last activations, go together, a few vectors of
-// each at a time: the bounds of these, and what depends on the bounds alone, stay in registers.
+// A few vectors of each row: their bounds, and what depends on the bounds alone, stay in registers.
+template <typename T, bool may_be_nan, size_t... k>
+void clamp_columns(
+    std::index_sequence<k...>, char* y, const char* x, const char* min, const char* max, int64_t i, int64_t y_stride,
+    int64_t x_stride, int64_t rows) {
+  constexpr int64_t vector = Lanes<T>::size();
+  const std::array<Clamp<T, may_be_nan>, sizeof...(k)> clamp_at{
+      Clamp<T, may_be_nan>(load<T>(min, i + k * vector, whole), load<T>(max, i + k * vector, whole))...};
+  for (int64_t row = 0; row < rows; ++row) {
+    const std::array<Lanes<T>, sizeof...(k)> result{clamp_at[k](load<T>(x, i + k * vector, whole))...};
+    (store<T>(result[k], y, i + k * vector, whole), ...);
+    x += x_stride;
+    y += y_stride;
+  }
+}
+
+// Rows with the same bounds, as those of channels-last activations.
 template <typename T, bool may_be_nan>
 void clamp_rows(
     char* y, const char* x, const char* min, const char* max, int64_t y_stride, int64_t x_stride, int64_t size,
     int64_t rows) {
   constexpr int64_t vector = Lanes<T>::size();
-  const auto clamp_at = [min, max](int64_t i, auto count) {
-    return Clamp<T, may_be_nan>(load<T>(min, i, count), load<T>(max, i, count));
-  };
   int64_t i = 0;
-  for (; i + 4 * vector <= size; i += 4 * vector) {
-    const auto clamp0 = clamp_at(i, whole);
-    const auto clamp1 = clamp_at(i + vector, whole);
-    const auto clamp2 = clamp_at(i + 2 * vector, whole);
-    const auto clamp3 = clamp_at(i + 3 * vector, whole);
-    const char* from = x;
-    char* to = y;
+  const auto columns = [&](auto count) {
+    clamp_columns<T, may_be_nan>(count, y, x, min, max, i, y_stride, x_stride, rows);
+    i += static_cast<int64_t>(count.size()) * vector;
+  };
+  while (i + 4 * vector <= size) {
+    columns(std::make_index_sequence<4>());
+  }
+  switch ((size - i) / vector) {
+    case 3:
+      columns(std::make_index_sequence<3>());
+      break;
+    case 2:
+      columns(std::make_index_sequence<2>());
+      break;
+    case 1:
+      columns(std::make_index_sequence<1>());
+      break;
+    default:
+      break;
+  }
+  if (i < size) {
+    const Clamp<T, may_be_nan> clamp(load<T>(min, i, size - i), load<T>(max, i, size - i));
     for (int64_t row = 0; row < rows; ++row) {
-      const auto y0 = clamp0(load<T>(from, i, whole));
-      const auto y1 = clamp1(load<T>(from, i + vector, whole));
-      const auto y2 = clamp2(load<T>(from, i + 2 * vector, whole));
-      const auto y3 = clamp3(load<T>(from, i + 3 * vector, whole));
-      store<T>(y0, to, i, whole);
-      store<T>(y1, to, i + vector, whole);
-      store<T>(y2, to, i + 2 * vector, whole);
-      store<T>(y3, to, i + 3 * vector, whole);
-      from += x_stride;
-      to += y_stride;
+      store<T>(clamp(load<T>(x + row * x_stride, i, size - i)), y + row * y_stride, i, size - i);
     }
   }
-  for_vectors<T>(i, size, [&](int64_t j, auto count) {
-    const auto clamp = clamp_at(j, count);
-    for (int64_t row = 0; row < rows; ++row) {
-      store<T>(clamp(load<T>(x + row * x_stride, j, count)), y + row * y_stride, j, count);
-    }
-  });
 }
 
 template <typename T>
@@ -393,7 +406,8 @@ void clamp(char* const* data, const int64_t* strides, int64_t size0, int64_t siz
         return;
       }
       const auto rows = may_be_nan ? &clamp_rows<T, true> : &clamp_rows<T, false>;
-      const int64_t block = std::max<int64_t>(16, (1 << 15) / bytes);  // what stays in the cache
+      // As many at a time as stay in the cache until their last column has been taken.
+      const int64_t block = size0 <= 4 * vector ? size1 : std::max<int64_t>(16, (1 << 13) / bytes);
       for (int64_t row = 0; row < size1; row += block) {
         rows(
             data[0] + row * outer[0], data[1] + row * outer[1], data[2], data[3], outer[0], outer[1], size0,
