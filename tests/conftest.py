@@ -23,6 +23,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     INDUCTOR_CACHE = tempfile.TemporaryDirectory(prefix="ste-inductor-")
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = INDUCTOR_CACHE.name
 
+# The first backward of a process starts autograd's threads, one for each device there is then, and a process with such
+# threads cannot fork and differentiate. Inductor pretends to eight GPUs; before it, there are none.
+torch.ones(1, requires_grad=True).sum().backward()
+
 pytest_plugins = ["cells"]
 
 EXPECTED = os.environ.get("STE_TEST_EXPECT", "")
