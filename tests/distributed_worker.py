@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from subjects import OPS, Op
+from subjects import OPS, WITH_PARAMETERS, Op
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -107,15 +107,19 @@ def partial(op: Op) -> dict[str, Any]:
     return {"y": y.full_tensor().detach(), "gradient": gradient}
 
 
-def bounds(op: Op) -> dict[str, Any]:
-    """Gradients to all three of tensor_clamp's tensors: those of a bound are sums over the processes."""
+def parameters(op: Op) -> dict[str, Any]:
+    """Gradients to all of the tensors: those to a bound or a scale are sums over the processes."""
     mesh = mesh_for([Shard(0)])
     x = distribute_tensor(X, mesh, [Shard(0)]).requires_grad_()
-    low, high = (a.requires_grad_() for a in distributed(op, X, mesh, [Shard(0)], [Replicate()]))
-    y: Any = op.function(x, low, high)
-    gradients: Any = torch.autograd.grad(y, (x, low, high), distribute_tensor(G, mesh, [Shard(0)]))
-    names = ("gradient", "min_val", "max_val")
-    return {"y": y.full_tensor().detach(), **{n: g.full_tensor() for n, g in zip(names, gradients)}}
+    arguments = distributed(op, X, mesh, [Shard(0)], [Replicate()])
+    learned = [a.requires_grad_() for a in arguments if isinstance(a, Tensor)]
+    y: Any = op.function(x, *arguments)
+    gradient, *others = torch.autograd.grad(y, [x, *learned], distribute_tensor(G, mesh, [Shard(0)]))
+    return {
+        "y": y.full_tensor().detach(),
+        "gradient": gradient.full_tensor(),  # type: ignore[attr-defined]  # a DTensor
+        "parameters": [other.full_tensor() for other in others],  # type: ignore[attr-defined]
+    }
 
 
 def compiled() -> dict[str, Any]:
@@ -144,14 +148,14 @@ class Quantized(torch.nn.Module):
         weights = ((torch.arange(12, dtype=torch.float64) * 5 % 12 - 6) / 2 + 0.125).reshape(3, 4)
         self.weights = torch.nn.ParameterList([weights.clone() for _ in OPS])
         self.bounds = torch.nn.ParameterList(
-            [bound for op in OPS if not op.straight_through for bound in op.arguments_for(weights)]
+            [bound for op in OPS if op.name == "tensor_clamp" for bound in op.arguments_for(weights)]
         )
 
     def forward(self, x: Tensor) -> Tensor:
         learned = iter(self.bounds)
         y = torch.zeros(len(x), 3, dtype=x.dtype)
         for op, weight in zip(OPS, self.weights):
-            arguments = op.arguments_for(weight) if op.straight_through else (next(learned), next(learned))
+            arguments = (next(learned), next(learned)) if op.name == "tensor_clamp" else op.arguments_for(weight)
             y = y + torch.nn.functional.linear(x, op.function(weight, *arguments))
         return y
 
@@ -211,8 +215,8 @@ def work(rank: int, world: int, folder: Path) -> None:
         for name in LAYOUTS:
             results[f"{name}: {op}"] = attempt(layout, op, name)
         results[f"Partial(): {op}"] = attempt(partial, op)
-        if not op.straight_through:
-            results[f"bounds: {op}"] = attempt(bounds, op)
+        if op in WITH_PARAMETERS:
+            results[f"parameters: {op}"] = attempt(parameters, op)
     results["DDP"] = attempt(train_ddp)
     results["FSDP2"] = attempt(train_fsdp)
     results["compiled"] = attempt(compiled)

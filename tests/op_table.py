@@ -17,6 +17,9 @@ import ste
 
 Array = np.ndarray[Any, Any]
 
+FLOATING = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+INTEGER = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
+
 
 def clamp(x: Array, low: Array, high: Array) -> Array:
     raised = np.where(np.isnan(low) | np.isnan(x), low + x, np.where(x < low, low, x))
@@ -27,6 +30,31 @@ def clamp_gradient(x: Array, low: Array, high: Array) -> tuple[Array, Array, Arr
     """What part of g goes to x, to the lower and to the upper bound."""
     to_high = (x > high) | (low > high)
     return (low <= x) & (x <= high), (x < low) & ~to_high, to_high
+
+
+def clamp_passes(x: Array, low: Array, high: Array) -> Array:
+    return clamp_gradient(x, low, high)[0]
+
+
+def clamp_slopes(x: Array, low: Array, high: Array) -> Sequence[Array]:
+    return clamp_gradient(x, low, high)[1:]
+
+
+def fake_quantize(x: Array, scale: Array, zero_point: Array | None, quant_min: Array, quant_max: Array) -> Array:
+    shift = 0 if zero_point is None else zero_point
+    return (clamp(np.rint(x / scale) + shift, quant_min, quant_max) - shift) * scale
+
+
+def fake_quantize_passes(x: Array, scale: Array, zero_point: Array | None, low: Array, high: Array) -> Array:
+    shifted = np.rint(x / scale) + (0 if zero_point is None else zero_point)
+    return (low <= shifted) & (shifted <= high)
+
+
+def fake_quantize_slopes(x: Array, scale: Array, zero_point: Array | None, low: Array, high: Array) -> Sequence[Array]:
+    shift = 0 if zero_point is None else zero_point
+    passes = fake_quantize_passes(x, scale, zero_point, low, high)
+    steps = clamp(np.rint(x / scale) + shift, low, high) - shift
+    return steps - np.where(passes, x / scale, 0), np.where(passes, 0, -scale)
 
 
 def sign(x: Array) -> Array:
@@ -64,14 +92,29 @@ class Op:
         expression: What the forward is in PyTorch, of the op's parameters, for those who write it without us.
         reference: What it is by the contract.
         arguments: Those after x: numbers, or what makes tensors for x.
-        straight_through: Whether the gradient to x is the one that comes in.
+        passes: Where the gradient that comes in goes to x; everywhere if None.
+        slopes: The derivatives by those of the arguments that are tensors; None if they have no gradient.
+        floating_only: Whether it refuses integers.
+        is_rounded: Whether the reference computes as the op does, in float32 where x is no wider. Otherwise all of it
+            is exact in float64.
     """
 
     name: str
     expression: str
     reference: Callable[..., Array]
-    arguments: Sequence[float | Callable[[Tensor], Tensor]] = ()
-    straight_through: bool = True
+    arguments: Sequence[float | Callable[[Tensor], Tensor] | None] = ()
+    passes: Callable[..., Array] | None = None
+    slopes: Callable[..., Sequence[Array]] | None = None
+    floating_only: bool = False
+    is_rounded: bool = False
+
+    @property
+    def straight_through(self) -> bool:
+        return self.passes is None
+
+    @property
+    def dtypes(self) -> list[torch.dtype]:
+        return FLOATING if self.floating_only else FLOATING + INTEGER
 
     @property
     def function(self) -> Callable[..., Tensor]:
@@ -94,10 +137,31 @@ class Op:
 
     def expected(self, x: Tensor) -> Tensor:
         """The reference's result, in x's dtype."""
-        arrays = [in_float64(a) if isinstance(a, Tensor) else rounded(a, x.dtype) for a in self.arguments_for(x)]
-        with np.errstate(invalid="ignore"):
-            result = np.asarray(self.reference(in_float64(x), *arrays))
-        return torch.from_numpy(result).to(x.dtype).to(x.device)
+        return torch.from_numpy(self._computed(self.reference, x)).to(x.dtype).to(x.device)
+
+    def gradient(self, x: Tensor, g: Tensor) -> Tensor:
+        """The gradient to x where g comes in."""
+        if self.passes is None:
+            return g
+        return torch.where(torch.from_numpy(self._computed(self.passes, x)).to(x.device), g, 0)
+
+    def parameter_gradients(self, x: Tensor, g: Tensor) -> list[Tensor]:
+        """In float64, the gradients to those of the arguments that are tensors."""
+        if self.slopes is None:
+            return []
+        slopes = torch.from_numpy(self._computed(self.slopes, x).astype(np.float64)).to(x.device)
+        tensors = [a for a in self.arguments_for(x) if isinstance(a, Tensor)]
+        return [(g.double() * slope).sum_to_size(t.shape) for slope, t in zip(slopes, tensors)]
+
+    def _computed(self, function: Callable[..., Any], x: Tensor) -> Array:
+        wide = np.float32 if self.is_rounded and x.dtype != torch.float64 else np.float64
+        arrays = [
+            in_float64(a) if isinstance(a, Tensor) else None if a is None else rounded(a, x.dtype)
+            for a in self.arguments_for(x)
+        ]
+        with np.errstate(all="ignore"):
+            result = function(*(None if a is None else a.astype(wide) for a in (in_float64(x), *arrays)))
+        return np.asarray(np.broadcast_arrays(*result) if isinstance(result, tuple) else result)
 
     def __str__(self) -> str:
         shown = [a.__qualname__.split(".")[0] if callable(a) else str(a) for a in self.arguments]
@@ -116,6 +180,7 @@ def rounded(number: float, dtype: torch.dtype) -> Array:
 
 BINARY_SIGN = "torch.where(x >= 0, 1.0, low).to(x.dtype)"
 CLAMP = "x.clamp(min_val, max_val)"
+FAKE_QUANTIZE = "(((x / scale).round() + zero_point).clamp(quant_min, quant_max) - zero_point) * scale"
 PER_CHANNEL = (per_channel(-1.0, -2.0, 1.0), per_channel(3.0, 1.0))
 FULL = (full(-1.0), full(2.0))
 
@@ -130,12 +195,27 @@ OPS = [
     Op("scalar_clamp_ste", CLAMP, clamp, (0.0, 6.0)),
     Op("tensor_clamp_ste", CLAMP, clamp, PER_CHANNEL),
     Op("tensor_clamp_ste", CLAMP, clamp, FULL),
-    Op("tensor_clamp", CLAMP, clamp, PER_CHANNEL, straight_through=False),
-    Op("tensor_clamp", CLAMP, clamp, FULL, straight_through=False),
+    Op("tensor_clamp", CLAMP, clamp, PER_CHANNEL, clamp_passes, clamp_slopes),
+    Op("tensor_clamp", CLAMP, clamp, FULL, clamp_passes, clamp_slopes),
+    *(
+        Op(
+            *("fake_quantize", FAKE_QUANTIZE, fake_quantize, arguments),
+            passes=fake_quantize_passes,
+            slopes=fake_quantize_slopes,
+            floating_only=True,
+            is_rounded=True,
+        )
+        for arguments in (
+            (per_channel(0.5, 0.25), None, -4, 3),
+            (per_channel(0.5, 0.25, 1.0), per_channel(1.0, 3.0), 0, 7),
+            (full(0.5), full(-1.0), -7, 8),
+        )
+    ),
 ]
 
 # One row for each op, where its arguments do not matter.
 DISTINCT_OPS = list({op.name: op for op in OPS}.values())
+INTEGER_OPS = [op for op in OPS if not op.floating_only]
 STRAIGHT_THROUGH_OPS = [op for op in OPS if op.straight_through]
 
 # Pairs of bounds that are corners of a clamp, in some dtype or in all.
@@ -159,6 +239,3 @@ BOUNDS = [
         (-3.4028236e38, 3.40282356e38),
     ],
 ]
-
-FLOATING = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-INTEGER = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]

@@ -10,11 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import op_table
 import plain
 import torch
-from op_table import clamp_gradient, in_float64
 from torch import Tensor
 from torch.autograd import Function
 
@@ -48,14 +46,60 @@ class Clamp(Function):
         )
 
 
+def idiom_fake_quantize(
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, grad_scale: float = 1.0
+) -> Tensor:
+    scaled = x / scale
+    shifted = scaled + (scaled.round() - scaled).detach() + (0 if zero_point is None else zero_point)
+    q = shifted.clamp(quant_min, quant_max)
+    return (q - (0 if zero_point is None else zero_point)) * scale
+
+
+class FakeQuantize(Function):
+    """LSQ, as it is written."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, grad_scale: float = 1.0
+    ) -> Tensor:
+        shift = 0 if zero_point is None else zero_point
+        return (((x / scale).round() + shift).clamp(quant_min, quant_max) - shift) * scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs[:3])
+        ctx.ends = inputs[3:5]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, zero_point = ctx.saved_tensors
+        shift = 0 if zero_point is None else zero_point
+        shifted = (x / scale).round() + shift
+        inside = (shifted >= ctx.ends[0]) & (shifted <= ctx.ends[1])
+        slope = shifted.clamp(*ctx.ends) - shift - torch.where(inside, x / scale, 0)
+        to_zero_point = torch.where(inside, 0, -g * scale)
+        return (
+            torch.where(inside, g, 0),
+            (g * slope).sum_to_size(scale.shape),
+            None if zero_point is None else to_zero_point.sum_to_size(zero_point.shape),
+            *(None, None, None),
+        )
+
+
+def function_fake_quantize(x: Tensor, *arguments: Any) -> Any:
+    return FakeQuantize.apply(x, *arguments)  # type: ignore[no-untyped-call]  # so it is in torch
+
+
 def function_clamp(x: Tensor, min_val: Tensor, max_val: Tensor) -> Any:
     return Clamp.apply(x, min_val, max_val)  # type: ignore[no-untyped-call]  # so it is in torch
 
 
 # What is no straight-through op stands here.
-IDIOM: Functions = {**plain.IDIOM, "tensor_clamp": torch.clamp}
-CLASSES: dict[str, type[Function]] = {**plain.CLASSES, "tensor_clamp": Clamp}
-FUNCTION: Functions = {**plain.FUNCTION, "tensor_clamp": function_clamp}
+IDIOM: Functions = {**plain.IDIOM, "tensor_clamp": torch.clamp, "fake_quantize": idiom_fake_quantize}
+CLASSES: dict[str, type[Function]] = {**plain.CLASSES, "tensor_clamp": Clamp, "fake_quantize": FakeQuantize}
+FUNCTION: Functions = {**plain.FUNCTION, "tensor_clamp": function_clamp, "fake_quantize": function_fake_quantize}
 
 
 def control(x: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -102,11 +146,10 @@ class Op(op_table.Op):
         return x.detach().clone() if subject == "control" else super().expected(x)
 
     def gradient(self, x: Tensor, g: Tensor) -> Tensor:
-        """What the contract says of the gradient to x, where g comes in."""
-        if self.straight_through or subject == "control":
-            return g
-        is_x, _, _ = clamp_gradient(in_float64(x), *(in_float64(a) for a in self.arguments_for(x)))
-        return torch.where(torch.from_numpy(np.asarray(is_x)), g, 0)
+        return g if subject == "control" else super().gradient(x, g)
+
+    def parameter_gradients(self, x: Tensor, g: Tensor) -> list[Tensor]:
+        return [] if subject == "control" else super().parameter_gradients(x, g)
 
     def slope(self, x: Tensor) -> Tensor:
         return self.gradient(x.detach(), torch.ones_like(x, requires_grad=False))
@@ -115,6 +158,7 @@ class Op(op_table.Op):
 
 
 OPS = [Op(**vars(op)) for op in op_table.OPS]
+WITH_PARAMETERS = [op for op in OPS if op.slopes is not None]
 STRAIGHT_THROUGH_OPS = [op for op in OPS if op.straight_through]
 DISTINCT_OPS = list({op.name: op for op in OPS}.values())
 

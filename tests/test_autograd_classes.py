@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 from op_table import OPS, Op
-from test_gradient import expected_gradient
 from torch import Tensor, vmap
 from torch.func import grad, hessian, jacrev, jvp
 
@@ -15,7 +14,7 @@ X = torch.tensor([-3.3, -0.6, 0.4, 1.7])
 @pytest.mark.parametrize("op", OPS, ids=str)
 def test_under_transforms(op: Op, device: str) -> None:
     x = X.to(device)
-    inside = expected_gradient(op, x, torch.ones_like(x))
+    inside = op.gradient(x, torch.ones_like(x))
     first, diagonal = 2 * op(x) * inside, 2 * inside
 
     def g(t: Tensor) -> Any:

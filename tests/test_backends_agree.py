@@ -89,9 +89,11 @@ def test_everything(tmp_path: Path) -> None:
             assert result == python[key], key
             continue
         assert len(result) == len(python[key]), key
-        for ours, theirs in zip(result, python[key]):
+        for i, (ours, theirs) in enumerate(zip(result, python[key])):
             assert (ours is None) == (theirs is None), key
-            if ours is not None:
+            if "fake_quantize" in str(key) and i > 1:  # of the scale and the zero point: sums, each in its own order
+                torch.testing.assert_close(ours, theirs, equal_nan=True, msg=str(key))
+            elif ours is not None:
                 if (
                     "clamp" in str(key) and key[-1] != "scalar"
                 ):  # the sign of a zero at a bound of the other is unspecified

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import ste
-from ste import _backend, autograd_ops, ops, ops_ste, shape
+from ste import _backend, autograd_ops, onnx, ops, ops_ste, quantization, shape
 
 ROOT = Path(__file__).parent.parent
-MODULES = [ops, ops_ste, autograd_ops, shape]
-FUNCTIONS = [getattr(m, name) for m in (ops, ops_ste, shape) for name in m.__all__] + [ste.backend]
+MODULES = [ops, ops_ste, quantization, autograd_ops, onnx, shape]
+FUNCTIONS = [getattr(m, name) for m in MODULES for name in m.__all__ if m is not autograd_ops] + [ste.backend]
 
 
 @pytest.mark.parametrize("module", [*MODULES, _backend], ids=lambda m: m.__name__)
@@ -44,7 +44,7 @@ def test_public_names() -> None:
         assert len(set(module.__all__)) == len(module.__all__)
         for name in module.__all__:
             assert hasattr(module, name)
-    for module in (ops, ops_ste, shape):
+    for module in (ops, ops_ste, quantization, shape):
         for name in module.__all__:
             assert getattr(ste, name) is getattr(module, name)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from op_table import DISTINCT_OPS, OPS, Op
+from plain import signature
 from torch import Tensor
 
 import ste
@@ -18,6 +19,10 @@ SECRET = 123456789.0
 X = torch.full((2, 3), SECRET)
 ZERO, ONE = torch.tensor(0.0), torch.tensor(1.0)
 UINT8, INT8 = torch.tensor([1, 2], dtype=torch.uint8), torch.tensor([1, 2], dtype=torch.int8)
+
+
+def supported(op: Op) -> str:
+    return "supported are float64, float32, float16 and bfloat16" if op.floating_only else SUPPORTED
 
 
 def message_of(kind: type[Exception], call: Callable[[], Any]) -> str:
@@ -46,7 +51,7 @@ def test_dtype_of_x(op: Op, name: str, requires_grad: bool) -> None:
     if requires_grad and (x.is_complex() or name.startswith("float8")):
         x.requires_grad_()
     arguments = op.arguments_for(X)
-    expected = f"{op.name}: x has dtype {name}; {SUPPORTED}"
+    expected = f"{op.name}: x has dtype {name}; {supported(op)}"
     assert message_of(TypeError, lambda: op.function(x, *arguments)) == expected
 
 
@@ -76,6 +81,50 @@ CASES: dict[str, tuple[type[Exception], Callable[[], Any], str]] = {
         "max_val=nan is not an integer, but x is uint8",
     ),
 }
+for name, value, error, message in [
+    ("x", X.to(torch.int32), TypeError, "x has dtype int32; supported are float64, float32, float16 and bfloat16"),
+    ("scale", 0.5, TypeError, "scale must be a Tensor, got float"),
+    ("scale", None, TypeError, "scale must be a Tensor, got NoneType"),
+    ("scale", ONE.double(), TypeError, "scale has dtype float64, but for x of float32 it is float32"),
+    ("scale", ONE.long(), TypeError, "scale has dtype int64, but for x of float32 it is float32"),
+    (
+        "scale",
+        torch.full((4, 2, 3), SECRET),
+        RuntimeError,
+        "scale of shape [4, 2, 3] does not broadcast to x's shape [2, 3]",
+    ),
+    ("scale", ONE.to("meta"), RuntimeError, "scale is on meta, but x is on cpu"),
+    ("zero_point", 0, TypeError, "zero_point must be a Tensor, got int"),
+    (
+        "zero_point",
+        ONE.half(),
+        TypeError,
+        "zero_point has dtype float16, but for x of float32 it is float32 or an integer dtype",
+    ),
+    (
+        "zero_point",
+        ONE.bool(),
+        TypeError,
+        "zero_point has dtype bool, but for x of float32 it is float32 or an integer dtype",
+    ),
+    (
+        "zero_point",
+        torch.full((2,), SECRET),
+        RuntimeError,
+        "zero_point of shape [2] does not broadcast to x's shape [2, 3]",
+    ),
+    ("quant_min", 0.0, TypeError, "quant_min must be an integer of 64 bits, got float"),
+    ("quant_min", ONE.long(), TypeError, "quant_min must be an integer of 64 bits, got Tensor"),
+    ("quant_max", None, TypeError, "quant_max must be an integer of 64 bits, got NoneType"),
+    ("quant_max", 2**63, TypeError, "quant_max must be an integer of 64 bits, got int"),
+    ("quant_max", -8, ValueError, "quant_min=-8 is not less than quant_max=-8"),
+    ("grad_scale", "1", TypeError, "grad_scale must be a number, got str"),
+    ("grad_scale", None, TypeError, "grad_scale must be a number, got NoneType"),
+]:
+    arguments: dict[str, Any] = {"x": X, "scale": ONE, "zero_point": ZERO, "quant_min": -8, "quant_max": 7, name: value}
+    CASES[f"fake_quantize: {message}"] = (error, partial(ste.fake_quantize, **arguments), message)
+    if name != "grad_scale":
+        CASES[f"quantize: {message}"] = (error, partial(ste.quantize, **arguments), message)
 for clamp in (ste.tensor_clamp_ste, ste.tensor_clamp):
     name = clamp.__name__
     CASES |= {
@@ -131,14 +180,14 @@ def test_arguments(case: str) -> None:
 @EVERY_OP
 def test_by_way_of_the_dispatcher(op: Op) -> None:
     """The checks are the op's own, so that what a compiler, TorchScript or C++ calls has them too."""
-    with pytest.raises(TypeError, match=f"^{op.name}: x has dtype complex64; {SUPPORTED}"):
+    with pytest.raises(TypeError, match=f"^{op.name}: x has dtype complex64; {supported(op)}"):
         op.overload(X.to(torch.complex64), *op.arguments_for(X))
 
 
 @EVERY_OP
 def test_under_transforms(op: Op) -> None:
     arguments = op.arguments_for(X)
-    expected = f"^{op.name}: x has dtype complex64; {SUPPORTED}"
+    expected = f"^{op.name}: x has dtype complex64; {supported(op)}"
     x = torch.zeros(3, dtype=torch.complex64)
     with pytest.raises(TypeError, match=expected):
         torch.func.vmap(lambda t: op.function(t, *op.arguments_for(t.real)))(x)
@@ -151,7 +200,7 @@ def test_under_transforms(op: Op) -> None:
 @EVERY_OP
 def test_missing_and_surplus_arguments(op: Op) -> None:
     with pytest.raises(TypeError, match=rf"{op.name}\(\) missing 1 required positional argument: 'x'"):
-        op.function(**dict(zip(("min_val", "max_val"), op.arguments_for(X))) if "clamp" in op.name else {})
+        op.function(**dict(zip(list(signature(op).parameters)[1:], op.arguments_for(X))))
     with pytest.raises(TypeError, match=rf"{op.name}\(\) got an unexpected keyword argument 'inplace'"):
         op.function(X, *op.arguments_for(X), inplace=True)
 

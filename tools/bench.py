@@ -37,7 +37,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from op_table import OPS, Op  # noqa: E402
-from plain import IDIOM, signature  # noqa: E402
+from plain import signature  # noqa: E402
+from subjects import IDIOM  # noqa: E402
 
 LIMIT = "torch.round"
 THREE_READS = "torch.addcmul"  # torch's own pass over three tensors
@@ -78,6 +79,8 @@ def variants() -> dict[str, tuple[Op, Callable[[Tensor], tuple[Any, ...]]]]:
     """What is measured of each op in the table, and the arguments after x: some numbers, or each kind of bounds."""
     result: dict[str, tuple[Op, Callable[[Tensor], tuple[Any, ...]]]] = {}
     for op in OPS:
+        if op.name == "fake_quantize":
+            continue  # has races of its own
         if any(callable(argument) for argument in op.arguments):
             result |= {f"{op.name}, {kind}": (op, between(make)) for kind, make in BOUNDS.items()}
         else:
@@ -115,23 +118,24 @@ def bare(op: Op) -> Callable[..., Tensor]:
 
 @dataclass(frozen=True)
 class Call:
-    """A call as a user writes it, and with `g` its backward too."""
+    """A call as a user writes it, and with `g` its backward too, to the first `inputs` of the arguments."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     g: Any = None
+    inputs: int = 1
 
     def timer(self, threads: int) -> Timer:
         names = [f"a{i}" for i in range(len(self.arguments))]
         statement = f"f({', '.join(names)})"
         if self.g is not None:
-            statement = f"grad({statement}, a0, g)"
+            statement = f"grad({statement}, ({', '.join(names[: self.inputs])},), g)"
         scope = {"f": self.function, "g": self.g, "grad": torch.autograd.grad, **dict(zip(names, self.arguments))}
         return Timer(statement, globals=scope, num_threads=threads)
 
     def __call__(self) -> Any:
         y = self.function(*self.arguments)
-        return y if self.g is None else torch.autograd.grad(y, self.arguments[0], self.g)
+        return y if self.g is None else torch.autograd.grad(y, self.arguments[: self.inputs], self.g)
 
     def with_backward(self) -> "Call":
         return replace(self, g=self.arguments[0].detach().clone())
@@ -285,6 +289,33 @@ class Bench:
                     calls[title] = Call(partial(torch.autograd.grad, retain_graph=True), arguments)
                 yield from self.race("backward", f"tensor_clamp, {kind}", calls, elements=x.numel(), layout=layout)
 
+    def fake_quantize(self) -> Iterator[Result]:
+        """Four bits, with a scale that is learned, beside the composition and what torch has."""
+        composition = IDIOM["fake_quantize"]
+        ends = (None, -8, 7)
+        for shape, kind in itertools.product(self.sizes, ("per tensor", "per channel")):
+            where: dict[str, Any] = {"elements": math.prod(shape)}
+            ours = {}
+            for dtype in (torch.float32, torch.bfloat16):
+                x = somewhere(shape, dtype, torch.contiguous_format).requires_grad_()
+                torch.compiler.reset()  # it compiles a function no more than eight times
+                scale = (number if kind == "per tensor" else per_channel)(x.detach(), 0.6).requires_grad_()
+                calls = {
+                    "clone": Call(torch.clone, (x,)),
+                    self.ours: Call(ste.fake_quantize, (x, scale, *ends), inputs=2),
+                    "composition": Call(composition, (x, scale, *ends), inputs=2),
+                    "torch.compile": Call(torch.compile(composition), (x, scale, *ends), inputs=2),
+                }
+                if dtype == torch.float32:
+                    calls["learnable op of torch"] = learnable(x, scale)
+                with_dtype: dict[str, Any] = {**where, "dtype": str(dtype).removeprefix("torch.")}
+                without_gradient = {name: replace(call, arguments=detached(call)) for name, call in calls.items()}
+                yield from self.race("fake_quantize", kind, without_gradient, **with_dtype)
+                calls = {name: call.with_backward() for name, call in calls.items()}
+                yield from self.race("fake_quantize and backward", kind, calls, **with_dtype)
+                ours[f"{self.ours}, {dtype}".replace("torch.", "")] = calls[self.ours]
+            yield from self.race("fake_quantize by dtype", kind, ours, **where)
+
     def memory(self) -> Iterator[Result]:
         """The peak of forward and backward, in tensors of x's size."""
         for variant in VARIANTS:
@@ -322,7 +353,7 @@ class Bench:
         for threads in (1, 2):
             for elements in GROWTH[:5] if self.quick else GROWTH:
                 x = torch.randn(1, 1, 1, elements)
-                for variant in ("round_ste", "binary_sign_ste", "ternary_sign_ste", "scalar_clamp_ste"):
+                for variant in ("round_ste", "ternary_sign_ste"):
                     calls = self.competitors(variant, x)
                     chosen = {name: calls[name] for name in (LIMIT, self.ours, "idiom")}
                     yield from self.race("growth", variant, chosen, turns=3, elements=elements, threads=threads)
@@ -359,6 +390,7 @@ class Bench:
         yield from self.large()
         if self.backend == "native" and not self.peer:
             yield from self.backward_of_tensor_clamp()
+            yield from self.fake_quantize()
             yield from self.memory()
             yield from self.compiled()
             yield from self.growth()
@@ -382,6 +414,20 @@ CAUSES = {
     "the dispatcher and thread-local state": r"Dispatch|_ops::|RecordFunction|StepCallbacks|tls_get_addr|LocalKeySet",
     "all else": r"",
 }
+
+
+def detached(call: Call) -> tuple[Any, ...]:
+    return tuple(a.detach() if isinstance(a, Tensor) else a for a in call.arguments)
+
+
+def learnable(x: Tensor, scale: Tensor) -> Call:
+    """The op that torch has for it, per tensor or along the second dimension."""
+    zero_point = torch.zeros(scale.numel())
+    if scale.dim() == 0:
+        op: Any = torch._fake_quantize_learnable_per_tensor_affine
+        return Call(op, (x, scale.detach().reshape(1).requires_grad_(), zero_point, -8, 7, 1.0), inputs=2)
+    op = torch._fake_quantize_learnable_per_channel_affine
+    return Call(op, (x, scale.detach().flatten().requires_grad_(), zero_point, 1, -8, 7, 1.0), inputs=2)
 
 
 def peak_tensors(call: Call, x: Any) -> float:

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.autograd.forward_ad as fwAD
 from bits import assert_same_bits, values
-from subjects import OPS, STRAIGHT_THROUGH_OPS, Op, X
+from subjects import OPS, STRAIGHT_THROUGH_OPS, WITH_PARAMETERS, Op, X
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -220,12 +220,13 @@ def test_forward_over_backward(op: Op) -> None:
     assert torch.equal(tangent, 2 * op.slope(X) * G)
 
 
-@row("gradients to both bounds of `tensor_clamp`")
-@pytest.mark.parametrize("op", [op for op in OPS if op.name == "tensor_clamp"], ids=str)
-def test_gradients_to_the_bounds(op: Op) -> None:
-    x = X.clone().requires_grad_()
-    low, high = (a.clone().requires_grad_() for a in op.arguments_for(X))
-    gradients = torch.autograd.grad(op.function(x, low, high), (x, low, high), G)
-    below, above = low > X, high < X
-    for gradient, mask in zip(gradients, (~below & ~above, below, above)):
-        assert torch.equal(gradient, torch.where(mask, G, 0))
+@row("gradients to bounds, scales and zero points")
+@pytest.mark.parametrize("op", WITH_PARAMETERS, ids=str)
+def test_gradients_to_parameters(op: Op) -> None:
+    x, arguments = X.clone().requires_grad_(), op.arguments_for(X)
+    learned = [a.requires_grad_() for a in arguments if isinstance(a, Tensor)]
+    gradient, *others = torch.autograd.grad(op.function(x, *arguments), [x, *learned], G)
+    assert torch.equal(gradient, op.gradient(X, G))
+    expected = op.parameter_gradients(X, G)
+    assert len(others) == len(expected)
+    assert all(torch.equal(actual, wanted.float()) for actual, wanted in zip(others, expected))

@@ -13,7 +13,7 @@ import subjects
 import torch
 from bits import assert_same_bits
 from distributed_worker import LAYOUTS, RATE, STEPS, TARGET, G, Quantized, X, sample, train
-from subjects import OPS, Op
+from subjects import OPS, WITH_PARAMETERS, Op
 from torch import Tensor
 
 row = pytest.mark.row
@@ -98,16 +98,16 @@ def test_partial(op: Op, world: int, results: Results) -> None:
         assert_contract(found, op, X, G)
 
 
-@row("`DTensor`: gradients to both bounds of `tensor_clamp`, which are distributed too")
-@pytest.mark.parametrize("op", [op for op in OPS if not op.straight_through], ids=str)
+@row("`DTensor`: gradients to bounds, scales and zero points, which are distributed too")
+@pytest.mark.parametrize("op", WITH_PARAMETERS, ids=str)
 @WORLD
 @BEFORE_CUSTOM_POINTWISE_OPS
-def test_bounds(op: Op, world: int, results: Results) -> None:
-    low, high = op.arguments_for(X)
-    for found in results(world, f"bounds: {op}"):
+def test_parameters(op: Op, world: int, results: Results) -> None:
+    for found in results(world, f"parameters: {op}"):
         assert_contract(found, op, X, G)
-        assert torch.equal(found["min_val"], torch.where(low > X, G, 0).sum_to_size(low.shape))
-        assert torch.equal(found["max_val"], torch.where(high < X, G, 0).sum_to_size(high.shape))
+        expected = op.parameter_gradients(X, G)
+        assert len(found["parameters"]) == len(expected)
+        assert all(torch.equal(actual, wanted) for actual, wanted in zip(found["parameters"], expected))
 
 
 @row("`DTensor`: all of the ops in one compiled function")
@@ -127,20 +127,20 @@ def trained_by_hand() -> dict[str, Tensor]:
         layers = []
         learned = iter([tensor for name, tensor in state.items() if name.startswith("bounds")])
         for op, weight in zip(OPS, [tensor for name, tensor in state.items() if name.startswith("weights")]):
-            arguments = op.arguments_for(weight) if op.straight_through else (next(learned), next(learned))
+            arguments = (next(learned), next(learned)) if op.name == "tensor_clamp" else op.arguments_for(weight)
             values = [op_table.in_float64(a) if isinstance(a, Tensor) else a for a in arguments]
             quantized = torch.from_numpy(op.reference(op_table.in_float64(weight), *values))
             layers.append((op, weight, arguments, values, quantized))
         error = sum(X @ quantized.T for *_, quantized in layers) - TARGET
         to_weights = (error * 2 / len(X)).T @ X
         for op, weight, arguments, values, _ in layers:
-            if op.straight_through:
-                weight -= RATE * to_weights
-            else:
+            if op.name == "tensor_clamp":
                 masks = op_table.clamp_gradient(op_table.in_float64(weight), *values)
                 for tensor, mask in zip((weight, *arguments), masks):
                     gradient = torch.where(torch.from_numpy(mask), to_weights, 0)
                     tensor -= RATE * gradient.sum_to_size(tensor.shape)
+            else:
+                weight -= RATE * op.gradient(weight, to_weights)
     return state
 
 

@@ -104,6 +104,26 @@ bool broadcasts(const at::Tensor& bound, const at::Tensor& x) {
          });
 }
 
+// On x's device, and of a shape that broadcasts to x's, never beyond it.
+void check_fits(const char* op, const char* name, const at::Tensor& parameter, const at::Tensor& x) {
+  TORCH_CHECK(
+      parameter.device() == x.device(), op, ": ", name, " is on ", parameter.device(), ", but x is on ", x.device());
+  TORCH_CHECK(
+      broadcasts(parameter, x), op, ": ", name, " of shape ", parameter.sym_sizes(),
+      " does not broadcast to x's shape ", x.sym_sizes());
+}
+
+void check_parameter(
+    const char* op, const char* name, const at::Tensor& parameter, const at::Tensor& x, bool may_be_integer) {
+  const auto dtype = parameter.scalar_type();
+  const bool is_integer = is_supported(dtype) && !at::isFloatingType(dtype);
+  TORCH_CHECK_TYPE(
+      dtype == x.scalar_type() || dtype == at::kFloat || (may_be_integer && is_integer), op, ": ", name, " has dtype ",
+      dtype_name(dtype), ", but for x of ", dtype_name(x.scalar_type()), " it is ", dtype_name(x.scalar_type()),
+      x.scalar_type() == at::kFloat ? "" : " or float32", may_be_integer ? " or an integer dtype" : "");
+  check_fits(op, name, parameter, x);
+}
+
 }  // namespace
 
 void check_dtype(const char* op, const char* name, const at::Tensor& tensor) {
@@ -114,10 +134,21 @@ void check_dtype(const char* op, const char* name, const at::Tensor& tensor) {
 
 void check_bound(const char* op, const char* name, const at::Tensor& bound, const at::Tensor& x) {
   check_dtype(op, name, bound);
-  TORCH_CHECK(bound.device() == x.device(), op, ": ", name, " is on ", bound.device(), ", but x is on ", x.device());
-  TORCH_CHECK(
-      broadcasts(bound, x), op, ": ", name, " of shape ", bound.sym_sizes(), " does not broadcast to x's shape ",
-      x.sym_sizes());
+  check_fits(op, name, bound, x);
+}
+
+void check_quantization(
+    const char* op, const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
+    const c10::SymInt& quant_min, const c10::SymInt& quant_max) {
+  const auto dtype = x.scalar_type();
+  TORCH_CHECK_TYPE(
+      is_supported(dtype) && at::isFloatingType(dtype), op, ": x has dtype ", dtype_name(dtype),
+      "; supported are float64, float32, float16 and bfloat16");
+  check_parameter(op, "scale", scale, x, /*may_be_integer=*/false);
+  if (zero_point) {
+    check_parameter(op, "zero_point", *zero_point, x, /*may_be_integer=*/true);
+  }
+  TORCH_CHECK_VALUE(quant_min < quant_max, op, ": quant_min=", quant_min, " is not less than quant_max=", quant_max);
 }
 
 c10::Scalar bound_in_dtype(const char* op, const char* name, const c10::Scalar& bound, const at::Tensor& x) {

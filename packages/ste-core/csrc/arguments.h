@@ -3,6 +3,9 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/Scalar.h>
+#include <c10/core/SymInt.h>
+
+#include <optional>
 
 namespace ste {
 
@@ -14,6 +17,12 @@ void check_dtype(const char* op, const char* name, const at::Tensor& tensor);
 
 // Bounds live on x's device and broadcast to x's shape, never beyond it.
 void check_bound(const char* op, const char* name, const at::Tensor& bound, const at::Tensor& x);
+
+// x is floating; the parameters are of its dtype or float32 (a zero point may be an integer), on its device, and
+// broadcast to its shape.
+void check_quantization(
+    const char* op, const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
+    const c10::SymInt& quant_min, const c10::SymInt& quant_max);
 
 // The value that `bound` stands for in x's dtype: rounded for a floating x, exact for an integer x, where a
 // value past the end of the dtype's range is that end.

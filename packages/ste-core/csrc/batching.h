@@ -25,6 +25,9 @@ class Batch {
 
   // A bound with the batch first and its logical rank padded to x's. What is no tensor is passed on.
   at::Tensor argument(const at::Tensor& bound) const;
+  std::optional<at::Tensor> argument(const std::optional<at::Tensor>& bound) const {
+    return bound ? std::optional(argument(*bound)) : std::nullopt;
+  }
   template <typename T>
   const T& argument(const T& value) const {
     return value;
@@ -34,6 +37,11 @@ class Batch {
 
  private:
   void visit(const at::Tensor& tensor);
+  void visit(const std::optional<at::Tensor>& tensor) {
+    if (tensor) {
+      visit(*tensor);
+    }
+  }
   template <typename T>
   void visit(const T&) {}
 

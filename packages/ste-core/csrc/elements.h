@@ -4,6 +4,8 @@
 
 #include <c10/macros/Macros.h>
 
+#include <cmath>
+
 namespace ste::element {
 
 template <typename V>
@@ -31,8 +33,21 @@ C10_HOST_DEVICE inline V ternary_sign(V x) {
   return select(x > zero, V(1), select(x < zero, V(-1), zero));
 }
 
-// A NaN of x is kept, and so is x beside a bound that equals it: a zero keeps its sign. A bound that is NaN gives NaN.
+// The integer next to x, of two the even one.
 template <typename T>
+C10_HOST_DEVICE inline T round_half_even(T x) {
+  return std::rint(x);
+}
+
+template <Vector V>
+inline V round_half_even(V x) {
+  return x.round();
+}
+
+// A NaN of x is kept, and so is x beside a bound that equals it: a zero keeps its sign. A bound that is NaN gives NaN.
+// (at::vec has one for vectors.)
+template <typename T>
+  requires(!Vector<T>)
 C10_HOST_DEVICE inline T clamp(T x, T min_val, T max_val) {
   const T raised = x >= min_val || x != x ? x : min_val;
   return raised <= max_val || raised != raised ? raised : max_val;
@@ -54,6 +69,42 @@ C10_HOST_DEVICE inline ClampGradient<V> clamp_backward(V g, V x, V min_val, V ma
       select((x >= min_val) & (x <= max_val), g, zero),
       select(is_max, zero, select(x < min_val, g, zero)),
       select(is_max, g, zero),
+  };
+}
+
+// A grid of integers: where it lies, and where it ends.
+template <typename V>
+struct Grid {
+  V scale;
+  V zero_point;
+  V quant_min;
+  V quant_max;
+};
+
+template <typename V>
+C10_HOST_DEVICE inline V fake_quantize(V x, const Grid<V>& grid) {
+  const V shifted = round_half_even(x / grid.scale) + grid.zero_point;
+  return (clamp(shifted, grid.quant_min, grid.quant_max) - grid.zero_point) * grid.scale;
+}
+
+template <typename V>
+struct FakeQuantizeGradient {
+  V x;
+  V scale;
+  V zero_point;
+};
+
+template <typename V>
+C10_HOST_DEVICE inline FakeQuantizeGradient<V> fake_quantize_backward(V g, V x, const Grid<V>& grid) {
+  const V zero(0);
+  const V scaled = x / grid.scale;
+  const V shifted = round_half_even(scaled) + grid.zero_point;
+  const auto is_inside = (shifted >= grid.quant_min) & (shifted <= grid.quant_max);
+  const V steps = clamp(shifted, grid.quant_min, grid.quant_max) - grid.zero_point;
+  return {
+      select(is_inside, g, zero),
+      g * (steps - select(is_inside, scaled, zero)),
+      select(is_inside, zero, zero - g * grid.scale),
   };
 }
 

@@ -1,8 +1,13 @@
-// How autograd nodes are owned, in one place: torch 2.13 holds them by c10::intrusive_ptr, torch 2.6 by
+// What the autograd nodes share. How they are owned: torch 2.13 holds them by c10::intrusive_ptr, torch 2.6 by
 // std::shared_ptr with a deleter of its own (deleteNode keeps long graphs from overflowing the stack).
 #pragma once
 
+#include "cpu/kernels.h"
+
+#include <ATen/core/grad_mode.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
 
 #include <memory>
 #include <type_traits>
@@ -21,6 +26,17 @@ Pointer make_node(Args&&... args) {
   } else {
     return Pointer(c10::make_intrusive<T>(std::forward<Args>(args)...));
   }
+}
+
+// Whether a backward can be one kernel for CPUs: of values alone, that are neither to be traced nor to be
+// differentiated themselves.
+template <typename... Tensors>
+bool has_kernel(const at::Tensor& g, const Tensors&... tensors) {
+  const auto is_value = [](const at::Tensor& tensor) {
+    return cpu::is_dense(tensor) && !torch::autograd::isFwGradDefined(tensor);
+  };
+  return !at::GradMode::is_enabled() && !c10::impl::dispatch_mode_enabled() && g.numel() > 0 && is_value(g) &&
+         (is_value(tensors) && ...);
 }
 
 }  // namespace ste

@@ -23,7 +23,8 @@
 
 namespace ste {
 
-// `Gradient::record(below, x, args...)` calls `below()` for the result and makes it differentiable. `Composite` and
+// `Gradient::record(below, x, args...)` calls `below()` for the result and makes it differentiable; where the op takes
+// other arguments than floating or integer tensors and bounds for them, `Gradient::check` refuses them. `Composite` and
 // `Eager` compute the op from arguments that have been checked, to the same bits: `Composite` for compilers and for
 // tensors that are not plain, `Eager` for all others, where a single kernel does it. (Not by a registration at CPU and
 // CUDA: the op would then stay in the graph of torch.compile as a call that nothing fuses with.)
@@ -65,9 +66,13 @@ class Op<Gradient, Composite, Eager, at::Tensor (*)(const at::Tensor&, Args...)>
   }
 
   static void check(const at::Tensor& x, const std::remove_reference_t<Args>&... args) {
-    check_dtype(name().c_str(), "x", x);
-    size_t position = 0;
-    (check_argument(++position, args, x), ...);
+    if constexpr (requires { Gradient::check(name().c_str(), x, args...); }) {
+      Gradient::check(name().c_str(), x, args...);
+    } else {
+      check_dtype(name().c_str(), "x", x);
+      size_t position = 0;
+      (check_argument(++position, args, x), ...);
+    }
   }
 
   static void check_argument(size_t position, const at::Tensor& bound, const at::Tensor& x) {

@@ -8,6 +8,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/Scalar.h>
+#include <c10/core/SymInt.h>
 #include <pybind11/pybind11.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
@@ -15,6 +16,7 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -51,6 +53,15 @@ struct Argument<at::Tensor> {
       reject(place, "a Tensor", value);
     }
     return THPVariable_Unpack(value.ptr());
+  }
+};
+
+template <>
+struct Argument<std::optional<at::Tensor>> {
+  static constexpr auto kind = c10::TypeKind::OptionalType;
+  using Passed = const std::optional<at::Tensor>&;
+  static std::optional<at::Tensor> read(const Place& place, PythonArgument value) {
+    return value.is_none() ? std::nullopt : std::optional(Argument<at::Tensor>::read(place, value));
   }
 };
 
@@ -116,12 +127,31 @@ struct Argument<at::Scalar> {
   }
 };
 
+template <>
+struct Argument<c10::SymInt> {
+  static constexpr auto kind = c10::TypeKind::IntType;
+  using Passed = c10::SymInt;
+  static c10::SymInt read(const Place& place, PythonArgument value) {
+    if (!THPVariable_Check(value.ptr()) && PyIndex_Check(value.ptr())) {
+      const auto integer = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
+      int overflow = 0;
+      const long long result = integer ? PyLong_AsLongLongAndOverflow(integer.ptr(), &overflow) : 0;
+      if (integer && overflow == 0) {
+        return result;
+      }
+      PyErr_Clear();
+    }
+    reject(place, "an integer of 64 bits", value);
+  }
+};
+
 // Neither a subclass nor a mode can ask for __torch_function__ where every argument is of one of these types. (torch
 // has a function for the question, and does not export it.)
 template <typename... Objects>
 bool may_be_overridden(Objects... objects) {
   const auto is_plain = [](PyTypeObject* type) {
-    return THPVariable_CheckTypeExact(type) || type == &PyFloat_Type || type == &PyLong_Type;
+    return THPVariable_CheckTypeExact(type) || type == &PyFloat_Type || type == &PyLong_Type ||
+           type == Py_TYPE(Py_None);
   };
   return at::impl::torch_function_mode_enabled() || !(is_plain(Py_TYPE(objects.ptr())) && ...);
 }
@@ -181,8 +211,9 @@ py::object first_match(const c10::OperatorHandle& op, const py::object& overrida
 py::object function(const std::string& name, const py::object& overridable) {
   HANDLE_TH_ERRORS
   const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(("ste::" + name).c_str(), "");
-  return first_match<Caller<>, Caller<double>, Caller<at::Scalar, at::Scalar>, Caller<at::Tensor, at::Tensor>>(
-      op, overridable);
+  return first_match<
+      Caller<>, Caller<double>, Caller<at::Scalar, at::Scalar>, Caller<at::Tensor, at::Tensor>,
+      Caller<at::Tensor, std::optional<at::Tensor>, c10::SymInt, c10::SymInt, double>>(op, overridable);
   END_HANDLE_TH_ERRORS_PYBIND
 }
 

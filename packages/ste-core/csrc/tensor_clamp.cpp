@@ -31,15 +31,9 @@ struct Owner {
   at::Tensor is_min;
 };
 
-// Whether the gradients can be values alone: they are not to be traced or differentiated themselves.
 template <typename... Tensors>
-bool has_kernel(const at::Tensor& g, const Tensors&... tensors) {
-  const auto is_value = [&](const at::Tensor& tensor) {
-    return cpu::is_dense(tensor) && tensor.scalar_type() == g.scalar_type() &&
-           !torch::autograd::isFwGradDefined(tensor);
-  };
-  return !at::GradMode::is_enabled() && !c10::impl::dispatch_mode_enabled() && g.numel() > 0 && is_value(g) &&
-         (is_value(tensors) && ...);
+bool are_of_one_dtype(const at::Tensor& first, const Tensors&... others) {
+  return ((others.scalar_type() == first.scalar_type()) && ...);
 }
 
 class TensorClampBackward final : public torch::autograd::Node {
@@ -55,7 +49,7 @@ class TensorClampBackward final : public torch::autograd::Node {
     const auto x = x_.unpack();
     const auto min_val = min_.unpack();
     const auto max_val = max_.unpack();
-    if (has_kernel(g, x, min_val, max_val)) {
+    if (has_kernel(g, x, min_val, max_val) && are_of_one_dtype(g, x, min_val, max_val)) {
       auto [to_x, to_min, to_max] = cpu::clamp_backward(
           g, x, min_val, max_val,
           {task_should_compute_output(0), task_should_compute_output(1), task_should_compute_output(2)});

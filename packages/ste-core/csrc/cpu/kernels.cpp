@@ -132,11 +132,11 @@ at::Tensor dense(const Loop& loop, const at::Tensor& x, const std::array<const a
   at::Tensor y(at::detail::empty_cpu(x.sizes(), x.scalar_type(), false, format));
   std::array<char*, n + 2> begin{
       static_cast<char*>(y.mutable_data_ptr()), static_cast<char*>(const_cast<void*>(x.const_data_ptr()))};
-  const int64_t size = x.element_size();
-  std::array<int64_t, 2 * (n + 2)> strides{size, size};
+  std::array<int64_t, 2 * (n + 2)> strides{x.element_size(), x.element_size()};
   int64_t* const outer = strides.data() + n + 2;
-  std::fill_n(outer, 2, row * size);
+  std::fill_n(outer, 2, row * x.element_size());
   for (size_t i = 2; i < n + 2; ++i) {
+    const int64_t size = bounds[i - 2]->element_size();
     begin[i] = static_cast<char*>(const_cast<void*>(bounds[i - 2]->const_data_ptr()));
     strides[i] = varies[i] && !is_inner ? size : 0;
     outer[i] = varies[i] && is_inner ? size : 0;
@@ -172,6 +172,7 @@ at::Tensor elementwise(const Loop& loop, const at::Tensor& x, const Bounds&... b
     return y;
   }
   at::TensorIteratorConfig config;
+  config.check_all_same_dtype(false).declare_static_dtype(x.scalar_type());
   config.add_owned_output(at::Tensor()).add_borrowed_const_input(x);
   (config.add_borrowed_const_input(bounds), ...);
   auto iterator = config.build();
@@ -216,12 +217,13 @@ int64_t number_of_slices(int64_t elements, int64_t sums) {
   return std::min(slices, std::max<int64_t>(1, elements / (16 * std::max<int64_t>(1, sums))));
 }
 
-}  // namespace
-
-std::array<at::Tensor, 3> clamp_backward(
-    const at::Tensor& g, const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val,
+// The gradients to x and to two arguments that broadcast to its shape; those that are sums are in double. `loop` is as
+// Loops::clamp_backward.
+template <typename Loop>
+std::array<at::Tensor, 3> backward(
+    const Loop& loop, const at::Tensor& g, const at::Tensor& x, const at::Tensor& first, const at::Tensor& second,
     const std::array<bool, 3>& needed) {
-  const std::array<const at::Tensor*, 3> arguments{&x, &min_val, &max_val};
+  const std::array<const at::Tensor*, 3> arguments{&x, &first, &second};
   std::array<Gradient, 3> gradients;
   int64_t sums = 0;
   for (size_t i = 0; i < 3; ++i) {
@@ -263,10 +265,9 @@ std::array<at::Tensor, 3> clamp_backward(
     config.add_borrowed_output(gradient.target);
   }
   config.add_borrowed_const_input(g).add_borrowed_const_input(x);
-  config.add_borrowed_const_input(min_val).add_borrowed_const_input(max_val);
+  config.add_borrowed_const_input(first).add_borrowed_const_input(second);
   const auto iterator = config.build();
 
-  const auto loop = loops(x.scalar_type()).clamp_backward;
   const std::array<Output, 3> outputs{gradients[0].kind, gradients[1].kind, gradients[2].kind};
   std::array<int64_t, 3> slice_bytes{};
   for (size_t i = 0; i < 3; ++i) {
@@ -290,7 +291,54 @@ std::array<at::Tensor, 3> clamp_backward(
   std::array<at::Tensor, 3> result;
   for (size_t i = 0; i < 3; ++i) {
     const auto& memory = gradients[i].memory;
-    result[i] = outputs[i] == Output::sum ? memory.sum(0).to(x.scalar_type()) : memory;
+    result[i] = outputs[i] == Output::sum ? memory.sum(0) : memory;
+  }
+  return result;
+}
+
+}  // namespace
+
+std::array<at::Tensor, 3> clamp_backward(
+    const at::Tensor& g, const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val,
+    const std::array<bool, 3>& needed) {
+  auto result = backward(loops(x.scalar_type()).clamp_backward, g, x, min_val, max_val, needed);
+  for (auto& gradient : result) {
+    if (gradient.defined()) {
+      gradient = gradient.to(x.scalar_type());
+    }
+  }
+  return result;
+}
+
+namespace {
+
+// A zero point where there is none.
+at::Tensor zero_like(const at::Tensor& scale) {
+  return at::zeros({}, scale.options());
+}
+
+}  // namespace
+
+at::Tensor fake_quantize(
+    const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point, int64_t quant_min,
+    int64_t quant_max) {
+  const Ends ends{static_cast<double>(quant_min), static_cast<double>(quant_max)};
+  const auto loop = with_numbers(loops(x.scalar_type()).fake_quantize, ends);
+  return elementwise(loop, x, scale, zero_point ? *zero_point : zero_like(scale));
+}
+
+std::array<at::Tensor, 3> fake_quantize_backward(
+    const at::Tensor& g, const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
+    int64_t quant_min, int64_t quant_max, double grad_scale, const std::array<bool, 3>& needed) {
+  const Ends ends{static_cast<double>(quant_min), static_cast<double>(quant_max)};
+  const auto loop = [loop = loops(x.scalar_type()).fake_quantize_backward, ends](
+                        char* const* data, const int64_t* strides, int64_t size0, int64_t size1,
+                        const Output* outputs) { loop(data, strides, size0, size1, outputs, ends); };
+  auto result = backward(loop, g, x, scale, zero_point ? *zero_point : zero_like(scale), needed);
+  for (size_t i = 1; i < result.size(); ++i) {
+    if (result[i].defined()) {
+      result[i].mul_(grad_scale);
+    }
   }
   return result;
 }

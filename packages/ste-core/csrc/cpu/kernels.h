@@ -5,6 +5,7 @@
 #include <c10/core/Scalar.h>
 
 #include <array>
+#include <optional>
 
 namespace ste::cpu {
 
@@ -24,5 +25,16 @@ at::Tensor clamp(const at::Tensor& x, const at::Tensor& min_val, const at::Tenso
 std::array<at::Tensor, 3> clamp_backward(
     const at::Tensor& g, const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val,
     const std::array<bool, 3>& needed);
+
+// The parameters are in float, or in double where x is, and broadcast to x's shape. Without a zero point it is 0.
+at::Tensor fake_quantize(
+    const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point, int64_t quant_min,
+    int64_t quant_max);
+
+// The gradients to x, in its dtype, and to the parameters, summed to their shapes as in `clamp_backward` and then
+// multiplied, in float or double.
+std::array<at::Tensor, 3> fake_quantize_backward(
+    const at::Tensor& g, const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
+    int64_t quant_min, int64_t quant_max, double grad_scale, const std::array<bool, 3>& needed);
 
 }  // namespace ste::cpu

@@ -581,43 +581,168 @@ void clamp_backward_block(
   }
 }
 
-template <typename T>
-void clamp_backward(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, const Output* outputs) {
+// `block(to_x, to_first, to_second, g, x, first, second, count)` computes the gradients to x, of dtype T, and to two
+// arguments of dtype A.
+template <typename T, typename A, typename Block>
+void backward(
+    char* const* data, const int64_t* strides, int64_t size0, int64_t size1, const Output* outputs,
+    const Block& block) {
   for (int64_t row = 0; row < size1; ++row) {
-    const auto sink = [&](int operand) {
-      return Sink<T>(outputs[operand], data[operand] + row * strides[7 + operand], strides[operand]);
-    };
-    const auto source = [&](int operand) {
-      return Source<T>(data[operand] + row * strides[7 + operand], strides[operand], size0);
-    };
-    auto to_x = sink(0);
-    auto to_min = sink(1);
-    auto to_max = sink(2);
-    auto g = source(3);
-    auto x = source(4);
-    auto min_val = source(5);
-    auto max_val = source(6);
+    const auto begin = [&](int operand) { return data[operand] + row * strides[7 + operand]; };
+    Sink<T> to_x(outputs[0], begin(0), strides[0]);
+    Sink<A> to_first(outputs[1], begin(1), strides[1]);
+    Sink<A> to_second(outputs[2], begin(2), strides[2]);
+    Source<T> g(begin(3), strides[3], size0);
+    Source<T> x(begin(4), strides[4], size0);
+    Source<A> first(begin(5), strides[5], size0);
+    Source<A> second(begin(6), strides[6], size0);
     for (int64_t i = 0; i < size0; i += kBlock) {
       const int64_t count = std::min(kBlock, size0 - i);
-      clamp_backward_block(
-          to_x.block(i), to_min.block(i), to_max.block(i), g.block(i, count), x.block(i, count),
-          min_val.block(i, count), max_val.block(i, count), count);
+      block(
+          to_x.block(i), to_first.block(i), to_second.block(i), g.block(i, count), x.block(i, count),
+          first.block(i, count), second.block(i, count), count);
       to_x.flush(i, count);
-      to_min.flush(i, count);
-      to_max.flush(i, count);
+      to_first.flush(i, count);
+      to_second.flush(i, count);
     }
     to_x.finish();
-    to_min.finish();
-    to_max.finish();
+    to_first.finish();
+    to_second.finish();
   }
+}
+
+template <typename T>
+void clamp_backward(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, const Output* outputs) {
+  backward<T, T>(data, strides, size0, size1, outputs, &clamp_backward_block<Wide<T>>);
+}
+
+// A parameter of a grid along a row: one number, or one for each element.
+template <typename W, bool is_constant>
+class Parameter {
+ public:
+  explicit Parameter(const char* row) : row_(reinterpret_cast<const W*>(row)), first_(*row_) {}
+
+  Vectorized<W> vector(int64_t i) const {
+    if constexpr (is_constant) {
+      return first_;
+    } else {
+      return Vectorized<W>::loadu(row_ + i);
+    }
+  }
+
+  W number(int64_t i) const { return row_[is_constant ? 0 : i]; }
+
+ private:
+  const W* row_;
+  Vectorized<W> first_;
+};
+
+template <typename T, bool scale_is_constant, bool zero_point_is_constant>
+void fake_quantize_row(char* y, const char* x, const char* scale, const char* zero_point, int64_t size, Ends ends) {
+  using W = Wide<T>;
+  using V = Vectorized<W>;
+  constexpr int64_t vector = Vectorized<T>::size();
+  const auto* const from = reinterpret_cast<const T*>(x);
+  auto* const to = reinterpret_cast<T*>(y);
+  const Parameter<W, scale_is_constant> scales(scale);
+  const Parameter<W, zero_point_is_constant> zero_points(zero_point);
+  const auto quant_min = static_cast<W>(ends.quant_min);
+  const auto quant_max = static_cast<W>(ends.quant_max);
+  const V quant_mins(quant_min);
+  const V quant_maxs(quant_max);
+  const auto one = [&](const V& values, int64_t i) {
+    const element::Grid<V> grid{scales.vector(i), zero_points.vector(i), quant_mins, quant_maxs};
+    return element::fake_quantize(values, grid);
+  };
+  const auto at = [&](int64_t i) {
+    const auto values = Vectorized<T>::loadu(from + i);
+    if constexpr (std::is_same_v<T, W>) {
+      return one(values, i);
+    } else {
+      const auto [low, high] = at::vec::convert_to_float<T>(values);
+      return at::vec::convert_from_float<T>(one(low, i), one(high, i + V::size()));
+    }
+  };
+  int64_t i = 0;
+  for (; i + 4 * vector <= size; i += 4 * vector) {
+    const auto y0 = at(i);
+    const auto y1 = at(i + vector);
+    const auto y2 = at(i + 2 * vector);
+    const auto y3 = at(i + 3 * vector);
+    y0.store(to + i);
+    y1.store(to + i + vector);
+    y2.store(to + i + 2 * vector);
+    y3.store(to + i + 3 * vector);
+  }
+  for (; i + vector <= size; i += vector) {
+    at(i).store(to + i);
+  }
+  for (; i < size; ++i) {
+    const element::Grid<W> grid{scales.number(i), zero_points.number(i), quant_min, quant_max};
+    to[i] = static_cast<T>(element::fake_quantize(static_cast<W>(from[i]), grid));
+  }
+}
+
+template <typename T>
+void fake_quantize(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Ends ends) {
+  using W = Wide<T>;
+  const int64_t* const outer = strides + 4;
+  const auto is_row = [&](int operand) { return strides[operand] == 0 || strides[operand] == kSize<W>; };
+  const bool is_dense = strides[0] == kSize<T> && strides[1] == kSize<T> && is_row(2) && is_row(3);
+  const auto row_function =
+      strides[2] == 0 ? (strides[3] == 0 ? &fake_quantize_row<T, true, true> : &fake_quantize_row<T, true, false>)
+                      : (strides[3] == 0 ? &fake_quantize_row<T, false, true> : &fake_quantize_row<T, false, false>);
+  for (int64_t row = 0; row < size1; ++row) {
+    const auto begin = [&](int operand) { return data[operand] + row * outer[operand]; };
+    if (is_dense) {
+      row_function(begin(0), begin(1), begin(2), begin(3), size0, ends);
+      continue;
+    }
+    for (int64_t i = 0; i < size0; ++i) {
+      const element::Grid<W> grid{
+          at_byte<W>(begin(2), i * strides[2]), at_byte<W>(begin(3), i * strides[3]), static_cast<W>(ends.quant_min),
+          static_cast<W>(ends.quant_max)};
+      const auto x = static_cast<W>(at_byte<T>(begin(1), i * strides[1]));
+      at_byte<T>(begin(0), i * strides[0]) = static_cast<T>(element::fake_quantize(x, grid));
+    }
+  }
+}
+
+template <typename T>
+void fake_quantize_backward(
+    char* const* data, const int64_t* strides, int64_t size0, int64_t size1, const Output* outputs, Ends ends) {
+  using W = Wide<T>;
+  using V = Vectorized<W>;
+  const auto quant_min = static_cast<W>(ends.quant_min);
+  const auto quant_max = static_cast<W>(ends.quant_max);
+  const auto block = [&](W* to_x, W* to_scale, W* to_zero_point, const W* g, const W* x, const W* scale,
+                         const W* zero_point, int64_t size) {
+    int64_t i = 0;
+    for (; i + V::size() <= size; i += V::size()) {
+      const element::Grid<V> grid{V::loadu(scale + i), V::loadu(zero_point + i), V(quant_min), V(quant_max)};
+      const auto gradient = element::fake_quantize_backward(V::loadu(g + i), V::loadu(x + i), grid);
+      gradient.x.store(to_x + i);
+      gradient.scale.store(to_scale + i);
+      gradient.zero_point.store(to_zero_point + i);
+    }
+    for (; i < size; ++i) {
+      const element::Grid<W> grid{scale[i], zero_point[i], quant_min, quant_max};
+      const auto gradient = element::fake_quantize_backward(g[i], x[i], grid);
+      to_x[i] = gradient.x;
+      to_scale[i] = gradient.scale;
+      to_zero_point[i] = gradient.zero_point;
+    }
+  };
+  backward<T, W>(data, strides, size0, size1, outputs, block);
 }
 
 template <typename T>
 Loops loops_of() {
   if constexpr (std::is_integral_v<T>) {
-    return {&binary_sign<T>, &ternary_sign<T>, &scalar_clamp<T>, &clamp<T>, nullptr};
+    return {&binary_sign<T>, &ternary_sign<T>, &scalar_clamp<T>, &clamp<T>, nullptr, nullptr, nullptr};
   } else {
-    return {&binary_sign<T>, &ternary_sign<T>, &scalar_clamp<T>, &clamp<T>, &clamp_backward<T>};
+    return {&binary_sign<T>,    &ternary_sign<T>,  &scalar_clamp<T>,          &clamp<T>,
+            &clamp_backward<T>, &fake_quantize<T>, &fake_quantize_backward<T>};
   }
 }
 

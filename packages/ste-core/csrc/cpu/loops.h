@@ -8,13 +8,19 @@
 
 namespace ste::cpu {
 
-// What becomes of an output of the backward of a clamp. `sum` adds to doubles, which several elements may share.
+// What becomes of an output of a backward. `sum` adds to doubles, which several elements may share.
 enum class Output { none, store, sum };
 
 // A number in x's dtype: an integer where that is an integer dtype.
 struct Number {
   double real;
   int64_t integer;
+};
+
+// The ends of a grid of integers.
+struct Ends {
+  double quant_min;
+  double quant_max;
 };
 
 // Each takes what TensorIterator passes to a loop of two dimensions.
@@ -29,6 +35,12 @@ struct Loops {
   // Gradients to x, min_val and max_val, which are `outputs`; g, x, min_val, max_val. None for integers.
   void (*clamp_backward)(
       char* const* data, const int64_t* strides, int64_t size0, int64_t size1, const Output* outputs);
+  // y, x; the scale and the zero point, which are of float, or of double where x is. None for integers.
+  void (*fake_quantize)(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Ends ends);
+  // Gradients to x, to the scale and to the zero point, which are `outputs`; g, x, scale, zero point. None for
+  // integers.
+  void (*fake_quantize_backward)(
+      char* const* data, const int64_t* strides, int64_t size0, int64_t size1, const Output* outputs, Ends ends);
 };
 
 // Those for the processor that this runs on, as torch itself chooses (ATEN_CPU_CAPABILITY included).

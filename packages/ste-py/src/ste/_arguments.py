@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 FLOATING = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat16))
-_SUPPORTED = FLOATING | {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
+_INTEGER = frozenset((torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8))
+_SUPPORTED = FLOATING | _INTEGER
 _INT64 = torch.iinfo(torch.int64)
 
 
@@ -18,10 +19,14 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def check_tensor(op: str, name: str, value: object) -> None:
-    """A Tensor of one of the supported dtypes."""
+def check_is_tensor(op: str, name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
+
+
+def check_tensor(op: str, name: str, value: Any) -> None:
+    """A Tensor of one of the supported dtypes."""
+    check_is_tensor(op, name, value)
     if value.dtype not in _SUPPORTED:
         raise TypeError(
             f"{op}: {name} has dtype {_name(value.dtype)}; supported are float64, float32, float16, bfloat16, int64, "
@@ -40,9 +45,48 @@ def check_bounds(op: str, x: Tensor, min_val: Tensor, max_val: Tensor) -> None:
     check_tensor(op, "x", x)
     for name, bound in (("min_val", min_val), ("max_val", max_val)):
         check_tensor(op, name, bound)
-        if bound.device != x.device:
-            raise RuntimeError(f"{op}: {name} is on {bound.device}, but x is on {x.device}")
-        check_broadcast(op, name, bound.shape, x.shape)
+        _check_fits(op, name, bound, x)
+
+
+def check_quantization(
+    op: str,
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    quant_min: Any,
+    quant_max: Any,
+    grad_scale: Any = 1.0,
+) -> None:
+    """X is floating; the parameters are of its dtype or float32, on its device, and broadcast to its shape."""
+    check_is_tensor(op, "x", x)
+    if x.dtype not in FLOATING:
+        raise TypeError(f"{op}: x has dtype {_name(x.dtype)}; supported are float64, float32, float16 and bfloat16")
+    _check_parameter(op, "scale", scale, x, frozenset())
+    if zero_point is not None:
+        _check_parameter(op, "zero_point", zero_point, x, _INTEGER)
+    for name, end in (("quant_min", quant_min), ("quant_max", quant_max)):
+        if not isinstance(end, torch.SymInt):
+            integer(op, name, end)
+    if not isinstance(grad_scale, torch.SymFloat):
+        number(op, "grad_scale", grad_scale)
+    if quant_min >= quant_max:
+        raise ValueError(f"{op}: quant_min={quant_min} is not less than quant_max={quant_max}")
+
+
+def _check_parameter(op: str, name: str, parameter: Tensor, x: Tensor, others: frozenset[torch.dtype]) -> None:
+    check_is_tensor(op, name, parameter)
+    if parameter.dtype not in (x.dtype, torch.float32) and parameter.dtype not in others:
+        allowed = " or ".join(dict.fromkeys((_name(x.dtype), "float32", *(["an integer dtype"] if others else []))))
+        raise TypeError(
+            f"{op}: {name} has dtype {_name(parameter.dtype)}, but for x of {_name(x.dtype)} it is {allowed}"
+        )
+    _check_fits(op, name, parameter, x)
+
+
+def _check_fits(op: str, name: str, parameter: Tensor, x: Tensor) -> None:
+    if parameter.device != x.device:
+        raise RuntimeError(f"{op}: {name} is on {parameter.device}, but x is on {x.device}")
+    check_broadcast(op, name, parameter.shape, x.shape)
 
 
 def check_broadcast(op: str, name: str, bound: Sequence[int], x: Sequence[int]) -> None:
@@ -77,6 +121,19 @@ def number(op: str, name: str, value: Any) -> int | float:
             except TypeError:
                 pass
     raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
+
+
+def integer(op: str, name: str, value: Any) -> int:
+    """A Python or NumPy integer that int64 holds."""
+    if not isinstance(value, Tensor):
+        try:
+            result = operator.index(value)
+        except TypeError:
+            pass
+        else:
+            if _INT64.min <= result <= _INT64.max:
+                return result
+    raise TypeError(f"{op}: {name} must be an integer of 64 bits, got {type(value).__name__}")
 
 
 def scalar_bound(op: str, name: str, value: Any, x: Tensor) -> int | float | torch.SymInt | torch.SymFloat:

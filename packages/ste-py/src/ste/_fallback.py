@@ -27,12 +27,12 @@ from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ste._arguments import check_tensor, number
+from ste._arguments import check_is_tensor, integer, number
 from ste._batching import batch_first
 from ste.autograd_ops import _StraightThrough, without_gradient_to_bounds
 
 _library = torch.library.Library("ste", "FRAGMENT")
-_PLAIN = frozenset((Tensor, torch.nn.Parameter, float, int))
+_PLAIN = frozenset((Tensor, torch.nn.Parameter, float, int, type(None)))
 
 
 def eager_function(name: str, overridable: Callable[..., Tensor], function: type[Function]) -> Callable[..., Tensor]:
@@ -76,10 +76,11 @@ def _read(name: str, op: Any, args: tuple[Any, ...]) -> list[Any]:
     """The arguments as the dispatcher takes them. Its own error would be in other words than the native backend's."""
     read = []
     for argument, value in zip(op._schema.arguments, args):
-        if isinstance(argument.type, torch.TensorType):
-            check_tensor(name, argument.name, value)
+        if isinstance(argument.type, (torch.TensorType, torch.OptionalType)):
+            if not (value is None and isinstance(argument.type, torch.OptionalType)):
+                check_is_tensor(name, argument.name, value)
         elif not isinstance(value, (torch.SymInt, torch.SymFloat)):
-            value = number(name, argument.name, value)
+            value = (integer if isinstance(argument.type, torch.IntType) else number)(name, argument.name, value)
         read.append(value)
     return read
 

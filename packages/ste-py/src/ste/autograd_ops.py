@@ -7,6 +7,7 @@ forward-mode AD.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,12 +15,21 @@ from torch import Tensor
 from torch._C import _are_functorch_transforms_active
 from torch.autograd import Function, forward_ad
 
-from ste._arguments import FLOATING, check_bounds, checked, exact_value, scalar_bound, tensor_bound
+from ste._arguments import (
+    FLOATING,
+    check_bounds,
+    check_quantization,
+    checked,
+    exact_value,
+    scalar_bound,
+    tensor_bound,
+)
 from ste._batching import batch_first
 
 __all__ = [
     "binary_sign_ste_fn",
     "ceil_ste_fn",
+    "fake_quantize_fn",
     "floor_ste_fn",
     "round_ste_fn",
     "scalar_clamp_ste_fn",
@@ -230,6 +240,155 @@ class tensor_clamp_fn(_ElementwiseFunction):
     @staticmethod
     def symbolic(g: Any, x: Any, min_val: Any, max_val: Any) -> Any:
         return _onnx_clamp(g, x, min_val, max_val)
+
+
+class fake_quantize_fn(_ElementwiseFunction):
+    """Autograd class of :func:`ste.fake_quantize`."""
+
+    @staticmethod
+    def forward(
+        x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, grad_scale: float = 1.0
+    ) -> Tensor:
+        check_quantization("fake_quantize", x, scale, zero_point, quant_min, quant_max, grad_scale)
+        return _Grid(x, scale, zero_point, quant_min, quant_max).values().to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.ends, ctx.grad_scale = inputs[3:5], inputs[5]
+        ctx.save_for_backward(*inputs[:3])
+        ctx.save_for_forward(*inputs[:3])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, zero_point = ctx.saved_tensors
+        grid = _Grid(x, scale, zero_point, *ctx.ends)
+        wide = g.to(grid.dtype)
+        grad_scale: float = ctx.grad_scale
+
+        def parameter_gradient(change: Tensor, parameter: Tensor) -> Tensor:
+            return (change.sum_to_size(parameter.shape) * grad_scale).to(parameter.dtype)
+
+        needs_x, needs_scale, needs_zero_point = ctx.needs_input_grad[:3]
+        return (
+            torch.where(grid.is_inside, g, 0) if needs_x else None,
+            parameter_gradient(wide * grid.slope_to_scale(zero_point, grad_scale), scale) if needs_scale else None,
+            parameter_gradient(wide * grid.slope_to_zero_point(scale, grad_scale), zero_point)
+            if needs_zero_point
+            else None,
+            *(None, None, None),
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, x_tangent: Any, scale_tangent: Any, zero_point_tangent: Any, *_: Any) -> Tensor:
+        x, scale, zero_point = ctx.saved_tensors
+        grid = _Grid(x, scale, zero_point, *ctx.ends)
+        tangent = torch.where(grid.is_inside, 0 if x_tangent is None else x_tangent.to(grid.dtype), grid.zero)
+        if scale_tangent is not None:
+            tangent = tangent + grid.slope_to_scale(zero_point, ctx.grad_scale) * (scale_tangent * ctx.grad_scale)
+        if zero_point_tangent is not None:
+            change = zero_point_tangent * ctx.grad_scale
+            tangent = tangent + grid.slope_to_zero_point(scale, ctx.grad_scale) * change
+        return tangent.to(x.dtype)
+
+    @staticmethod
+    def decomposition(
+        x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, grad_scale: float = 1.0
+    ) -> Tensor:
+        """The same values and the same gradients from operations of torch alone, at every level of every transform."""
+        check_quantization("fake_quantize", x, scale, zero_point, quant_min, quant_max, grad_scale)
+        grid = _Grid(x, scale, zero_point, quant_min, quant_max, _clamp_between_integers)
+        y = grid.values()
+        parameters = (scale,) if zero_point is None else (scale, zero_point)
+        if _may_be_differentiated(x, *parameters):
+            # Zeros, the gradient of which is the op's. They are subtracted, since that keeps the sign of a zero.
+            zeros = _zero_with_gradient_to(x, grid.is_inside, grid.dtype)
+            to_scale = _zero_with_gradient_to(scale, scale.detach().isfinite(), grid.dtype) * grad_scale
+            zeros = zeros + grid.slope_to_scale(zero_point, grad_scale) * to_scale
+            if zero_point is not None:
+                is_finite = zero_point.detach().isfinite()
+                to_zero_point = _zero_with_gradient_to(zero_point, is_finite, grid.dtype) * grad_scale
+                zeros = zeros + grid.slope_to_zero_point(scale.detach(), grad_scale) * to_zero_point
+            y = y - zeros
+        return y.to(x.dtype)
+
+    @staticmethod
+    def symbolic(
+        g: Any, x: Any, scale: Any, zero_point: Any, quant_min: Any, quant_max: Any, grad_scale: Any = 1.0
+    ) -> Any:
+        dtype = 11 if x.type().scalarType() == "Double" else 1  # as ONNX numbers double and float
+        x_wide, scale, low, high = (g.op("Cast", value, to_i=dtype) for value in (x, scale, quant_min, quant_max))
+        is_none = zero_point.type().kind() == "NoneType"
+        zero_point = g.op("Cast", g.op("Constant", value_t=torch.tensor(0)) if is_none else zero_point, to_i=dtype)
+        rounded = g.op("Add", g.op("Round", g.op("Div", x_wide, scale)), zero_point)
+        q = g.op("Min", g.op("Max", rounded, low), high)
+        return g.op("CastLike", g.op("Mul", g.op("Sub", q, zero_point), scale), x)
+
+
+class _Grid:
+    """x on the grid of integers, in the dtype that it is computed in, as values that are not to be differentiated.
+
+    Attributes:
+        dtype: float64 for x of that dtype, else float32.
+        scaled: x / scale.
+        q: The integer, between the ends.
+        is_inside: Whether it was between the ends before it was clamped.
+        zero: As a tensor.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None,
+        quant_min: int,
+        quant_max: int,
+        clamp: Callable[..., Tensor] = torch.clamp,
+    ) -> None:
+        self.dtype = torch.promote_types(x.dtype, torch.float32)
+        self.scale = scale.detach().to(self.dtype)
+        self.zero_point = None if zero_point is None else zero_point.detach().to(self.dtype)
+        self.scaled = x.detach().to(self.dtype) / self.scale
+        rounded = torch.round(self.scaled)
+        shifted = rounded if self.zero_point is None else rounded + self.zero_point
+        # There is no -0. (To add 0 gives that too, but the exporter to ONNX leaves out what adds a constant 0.)
+        shifted = torch.where(shifted == 0, 0, shifted)
+        self.is_inside = (shifted >= quant_min) & (shifted <= quant_max)
+        self.q = clamp(shifted, quant_min, quant_max)
+        self.zero = torch.zeros((), dtype=self.dtype, device=x.device)
+
+    def values(self) -> Tensor:
+        return self._from(self.zero_point) * self.scale
+
+    def slope_to_scale(self, zero_point: Tensor | None, grad_scale: float) -> Tensor:
+        """The derivative by the scale, which is a function of the zero point outside of the range."""
+        outside = self._from(_with_gradient_times(grad_scale, zero_point, self.dtype))
+        return torch.where(self.is_inside, self._from(self.zero_point) - self.scaled, outside)
+
+    def slope_to_zero_point(self, scale: Tensor, grad_scale: float) -> Tensor:
+        """The derivative by the zero point, which is a function of the scale outside of the range."""
+        return torch.where(self.is_inside, self.zero, -_with_gradient_times(grad_scale, scale, self.dtype))
+
+    def _from(self, zero_point: Tensor | None) -> Tensor:
+        return self.q if zero_point is None else self.q - zero_point
+
+
+def _with_gradient_times(factor: float, parameter: Any, dtype: torch.dtype) -> Any:
+    """The parameter, to which the gradient is multiplied by a factor."""
+    if parameter is None:
+        return None
+    wide = parameter.to(dtype)
+    return wide if factor == 1 else wide.detach() + (wide - wide.detach()) * factor
+
+
+def _zero_with_gradient_to(tensor: Tensor, where: Tensor, dtype: torch.dtype) -> Tensor:
+    """0, with -1 for the derivative where told; the tensor is finite there."""
+    # Chosen twice: inside so that the gradient is 0 elsewhere, and not -0; outside for what is not finite.
+    chosen = torch.where(where, tensor, tensor.detach())
+    return torch.where(where, chosen.detach() - chosen, 0).to(dtype)
+
+
+def _clamp_between_integers(x: Tensor, low: int, high: int) -> Tensor:
+    return _clamp_by_extrema(x, *(torch.scalar_tensor(end, dtype=x.dtype, device=x.device) for end in (low, high)))
 
 
 def without_gradient_to_bounds(x: Any, *bounds: Any) -> tuple[Any, ...]:

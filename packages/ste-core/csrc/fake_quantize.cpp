@@ -1,0 +1,247 @@
+// fake_quantize: to a grid of integers and back, differentiable in x, in the scale and in the zero point.
+#include "clamp.h"
+#include "cpu/kernels.h"
+#include "node.h"
+#include "op.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/round.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/where.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/saved_variable.h>
+
+#include <array>
+#include <optional>
+#include <utility>
+
+namespace ste {
+namespace {
+
+using torch::autograd::SavedVariable;
+using torch::autograd::variable_list;
+using OptionalTensor = std::optional<at::Tensor>;
+
+struct Settings {
+  c10::SymInt quant_min;
+  c10::SymInt quant_max;
+  double grad_scale;
+};
+
+at::ScalarType computed_in(const at::Tensor& x) {
+  return at::promote_types(x.scalar_type(), at::kFloat);
+}
+
+at::Tensor in_dtype(const at::Tensor& tensor, at::ScalarType dtype) {
+  return tensor.scalar_type() == dtype ? tensor : tensor.to(dtype);
+}
+
+OptionalTensor in_dtype(const OptionalTensor& tensor, at::ScalarType dtype) {
+  return tensor ? OptionalTensor(in_dtype(*tensor, dtype)) : std::nullopt;
+}
+
+OptionalTensor detached(const OptionalTensor& tensor) {
+  return tensor ? OptionalTensor(tensor->detach()) : std::nullopt;
+}
+
+// The parameter, to which the gradient is multiplied by a factor.
+at::Tensor with_gradient_times(double factor, const at::Tensor& parameter, at::ScalarType dtype) {
+  const auto wide = in_dtype(parameter, dtype);
+  return factor == 1 ? wide : wide.detach() + (wide - wide.detach()) * factor;
+}
+
+at::Tensor less(const at::Tensor& q, const OptionalTensor& zero_point) {
+  return zero_point ? q - *zero_point : q;
+}
+
+// x on the grid, by operations of torch, in the dtype that it is computed in.
+struct Grid {
+  Grid(const at::Tensor& x, const at::Tensor& step, const OptionalTensor& shift, const Settings& settings)
+      : dtype(computed_in(x)),
+        scale(in_dtype(step, dtype)),
+        zero_point(in_dtype(shift, dtype)),
+        scaled(in_dtype(x, dtype) / scale) {
+    const auto rounded = at::round(scaled);
+    const auto sum = zero_point ? rounded + *zero_point : rounded;
+    // There is no -0. (To add 0 gives that too, but the exporter to ONNX leaves out what adds a constant 0.)
+    const auto shifted = at::where(sum.eq(0), 0, sum);
+    const auto end = [&](const c10::SymInt& value) {
+      return at::scalar_tensor(value, x.options().dtype(dtype).layout(at::kStrided));
+    };
+    const auto low = end(settings.quant_min);
+    const auto high = end(settings.quant_max);
+    is_inside = shifted.ge(low).logical_and(shifted.le(high));
+    q = clamp_by_extrema(shifted, low, high);
+  }
+
+  at::Tensor values() const { return less(q, zero_point) * scale; }
+
+  // The derivative by the scale, which is a function of the zero point outside of the range, and the other way round.
+  at::Tensor slope_to_scale(const OptionalTensor& original, double grad_scale) const {
+    const auto outside = original ? OptionalTensor(with_gradient_times(grad_scale, *original, dtype)) : std::nullopt;
+    return at::where(is_inside, less(q, zero_point) - scaled, less(q, outside));
+  }
+  at::Tensor slope_to_zero_point(const at::Tensor& original, double grad_scale) const {
+    return at::where(is_inside, 0, -with_gradient_times(grad_scale, original, dtype));
+  }
+
+  at::ScalarType dtype;
+  at::Tensor scale;
+  OptionalTensor zero_point;
+  at::Tensor scaled;
+  at::Tensor q;
+  at::Tensor is_inside;
+};
+
+// What the gradients are made of: values, and no functions of the arguments.
+Grid detached_grid(
+    const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point, const Settings& settings) {
+  return {x.detach(), scale.detach(), detached(zero_point), settings};
+}
+
+class FakeQuantizeBackward final : public torch::autograd::Node {
+ public:
+  FakeQuantizeBackward(
+      const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point, const Settings& settings)
+      : x_(x, /*is_output=*/false),
+        scale_(scale, /*is_output=*/false),
+        zero_point_(zero_point.value_or(at::Tensor()), /*is_output=*/false),
+        settings_(settings) {}
+
+  variable_list apply(variable_list&& gradients) override {
+    const auto& g = gradients[0];
+    if (!g.defined()) {
+      return variable_list(3);
+    }
+    const auto x = x_.unpack();
+    const auto scale = scale_.unpack();
+    auto unpacked = zero_point_.unpack();
+    const OptionalTensor zero_point = unpacked.defined() ? OptionalTensor(std::move(unpacked)) : std::nullopt;
+    const std::array<bool, 3> needed{
+        task_should_compute_output(0), task_should_compute_output(1),
+        zero_point.has_value() && task_should_compute_output(2)};
+    if (g.scalar_type() == x.scalar_type() && has_kernel(g, x, scale, zero_point.value_or(scale))) {
+      const auto dtype = computed_in(x);
+      auto [to_x, to_scale, to_zero_point] = cpu::fake_quantize_backward(
+          g, x, in_dtype(scale, dtype), in_dtype(zero_point, dtype), settings_.quant_min.guard_int(__FILE__, __LINE__),
+          settings_.quant_max.guard_int(__FILE__, __LINE__), settings_.grad_scale, needed);
+      return {
+          std::move(to_x), needed[1] ? to_scale.to(scale.scalar_type()) : at::Tensor(),
+          needed[2] ? to_zero_point.to(zero_point->scalar_type()) : at::Tensor()};
+    }
+    const auto grid = detached_grid(x, scale, zero_point, settings_);
+    const auto wide = in_dtype(g, grid.dtype);
+    const auto to_parameter = [&](const at::Tensor& change, const at::Tensor& parameter) {
+      return (change.sum_to_size_symint(parameter.sym_sizes()) * settings_.grad_scale).to(parameter.scalar_type());
+    };
+    variable_list result(3);
+    if (needed[0]) {
+      result[0] = at::where(grid.is_inside, g, 0);
+    }
+    if (needed[1]) {
+      result[1] = to_parameter(wide * grid.slope_to_scale(zero_point, settings_.grad_scale), scale);
+    }
+    if (needed[2]) {
+      result[2] = to_parameter(wide * grid.slope_to_zero_point(scale, settings_.grad_scale), *zero_point);
+    }
+    return result;
+  }
+
+  std::string name() const override { return "FakeQuantizeBackward"; }
+
+  void release_variables() override {
+    x_.reset_data();
+    scale_.reset_data();
+    zero_point_.reset_data();
+  }
+
+ private:
+  SavedVariable x_;
+  SavedVariable scale_;
+  SavedVariable zero_point_;
+  Settings settings_;
+};
+
+OptionalTensor tangent_of(const at::Tensor& tensor) {
+  const auto& tangent = tensor._fw_grad(/*level=*/0);
+  return tangent.defined() ? OptionalTensor(tangent) : std::nullopt;
+}
+
+at::Tensor primal_of(const at::Tensor& tensor) {
+  return torch::autograd::isFwGradDefined(tensor) ? tensor._fw_primal(/*level=*/0) : tensor;
+}
+
+struct FakeQuantizeGradient {
+  static void check(
+      const char* op, const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point,
+      const c10::SymInt& quant_min, const c10::SymInt& quant_max, double /*grad_scale*/) {
+    check_quantization(op, x, scale, zero_point, quant_min, quant_max);
+  }
+
+  template <typename Below>
+  static at::Tensor record(
+      const Below& below, const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point,
+      const c10::SymInt& quant_min, const c10::SymInt& quant_max, double grad_scale) {
+    namespace autograd = torch::autograd;
+    at::Tensor y = below();
+    const auto shift = zero_point.value_or(at::Tensor());
+    const Settings settings{quant_min, quant_max, grad_scale};
+    if (autograd::compute_requires_grad(x, scale, shift)) {
+      const auto node = make_node<FakeQuantizeBackward>(x, scale, zero_point, settings);
+      node->set_next_edges(autograd::collect_next_edges(x, scale, shift));
+      autograd::set_history(y, node);
+    }
+    if (autograd::isFwGradDefined(x) || autograd::isFwGradDefined(scale) || autograd::isFwGradDefined(shift)) {
+      y._set_fw_grad(tangent(x, scale, zero_point, settings), /*level=*/0, /*is_inplace_op=*/false);
+    }
+    return y;
+  }
+
+ private:
+  static at::Tensor tangent(
+      const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point, const Settings& settings) {
+    const double grad_scale = settings.grad_scale;
+    const auto grid = detached_grid(x, scale, zero_point, settings);
+    const auto zero = at::scalar_tensor(0, grid.scaled.options());
+    const auto of_x = tangent_of(x);
+    auto sum = at::where(grid.is_inside, of_x ? in_dtype(*of_x, grid.dtype) : zero, zero);
+    if (const auto of_scale = tangent_of(scale)) {
+      const auto original = zero_point ? OptionalTensor(primal_of(*zero_point)) : std::nullopt;
+      sum = sum + grid.slope_to_scale(original, grad_scale) * (*of_scale * grad_scale);
+    }
+    if (const auto of_zero_point = zero_point ? tangent_of(*zero_point) : std::nullopt) {
+      sum = sum + grid.slope_to_zero_point(primal_of(scale), grad_scale) * (*of_zero_point * grad_scale);
+    }
+    return sum.to(x.scalar_type());
+  }
+};
+
+at::Tensor fake_quantize_composite(
+    const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point, c10::SymInt quant_min,
+    c10::SymInt quant_max, double grad_scale) {
+  const Settings settings{std::move(quant_min), std::move(quant_max), grad_scale};
+  return in_dtype(Grid(x, scale, zero_point, settings).values(), x.scalar_type());
+}
+
+at::Tensor fake_quantize_eager(
+    const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point, c10::SymInt quant_min,
+    c10::SymInt quant_max, double grad_scale) {
+  if (!cpu::is_dense(x) || !cpu::is_dense(scale) || !cpu::is_dense(zero_point.value_or(scale))) {
+    return fake_quantize_composite(x, scale, zero_point, std::move(quant_min), std::move(quant_max), grad_scale);
+  }
+  const auto dtype = computed_in(x);
+  return cpu::fake_quantize(
+      x, in_dtype(scale, dtype), in_dtype(zero_point, dtype), quant_min.guard_int(__FILE__, __LINE__),
+      quant_max.guard_int(__FILE__, __LINE__));
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(ste, library) {
+  Op<FakeQuantizeGradient, fake_quantize_composite, fake_quantize_eager>::define(
+      library,
+      "fake_quantize(Tensor x, Tensor scale, Tensor? zero_point, SymInt quant_min, SymInt quant_max, "
+      "float grad_scale=1.0) -> Tensor");
+}
+
+}  // namespace ste

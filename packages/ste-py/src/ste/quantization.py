@@ -1,0 +1,159 @@
+r"""Quantization to a grid of integers, with gradients to x and to a learnable scale and zero point.
+
+References: S. K. Esser et al., "Learned Step Size Quantization" (LSQ), 2019, arXiv:1902.08153; Y. Bhalgat et al.,
+"LSQ+: Improving low-bit quantization through learnable offsets and better initialization", 2020, arXiv:2004.09576.
+"""
+
+import torch
+from torch import Tensor
+
+from ste._arguments import check_is_tensor, check_quantization, number
+from ste._implement import implement
+from ste.autograd_ops import fake_quantize_fn
+from ste.ops import tensor_clamp
+from ste.ops_ste import round_ste
+
+__all__ = ["fake_quantize", "lsq_grad_scale", "quantize"]
+
+
+def fake_quantize(
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, grad_scale: float = 1.0
+) -> Tensor:
+    r"""Quantize and dequantize, with gradients to x, to the scale and to the zero point.
+
+    .. math::
+        q &= \operatorname{clamp}(\operatorname{round}(x / s) + z, \mathit{quant\_min}, \mathit{quant\_max}) \\
+        y &= (q - z) \, s
+
+    Ties go to the even integer; :math:`z` is added after rounding. x is divided by the scale and not multiplied by its
+    reciprocal. So it is in ONNX's QuantizeLinear.
+
+    With :math:`m` 1 where :math:`\mathit{quant\_min} \le \operatorname{round}(x / s) + z \le \mathit{quant\_max}`, and
+    0 elsewhere, a gradient :math:`g` becomes
+
+    .. math::
+        \nabla_x &= g \, m \\
+        \nabla_s &= \mathit{grad\_scale} \sum g \, (q - z - m \, x / s) \\
+        \nabla_z &= \mathit{grad\_scale} \sum g \, (m - 1) \, s
+
+    each summed to the parameter's own shape. They are what :func:`ste.round_ste` and :func:`ste.tensor_clamp` give in
+    the composition, and of LSQ and LSQ+. So are the higher derivatives: of all the second ones, only that by the
+    scale and the zero point is not 0, outside of the range.
+
+    float16 and bfloat16 are computed in float32 and rounded once, at the end; the sums are in float32 or wider. NaN
+    stays NaN, and infinities saturate. The scale is not looked at, which would wait for the device: where it is
+    negative, the formula holds; where it is 0 or not finite, the result is what the formula gives in IEEE arithmetic,
+    which may be NaN.
+
+    Args:
+        x: Any shape; float64, float32, float16 or bfloat16.
+        scale: The step :math:`s`, in x's dtype or float32: x's shape, or any that broadcasts to it (one number, one for
+            each channel, or one for each group of a view).
+        zero_point: The integer :math:`z` that stands for 0, in x's dtype, float32 or an integer dtype, and of any shape
+            that broadcasts to x's. None is 0. One that is learned need not be whole.
+        quant_min: The smallest integer.
+        quant_max: The largest integer.
+        grad_scale: What the gradients to the scale and to the zero point are multiplied by; see
+            :func:`ste.lsq_grad_scale`.
+
+    Returns:
+        Tensor of x's shape, dtype, device and memory format.
+
+    Raises:
+        TypeError: x, scale or zero_point is not a Tensor of a dtype as above; quant_min or quant_max is no integer;
+            grad_scale is not a number.
+        RuntimeError: A parameter does not broadcast to x's shape, or is on another device.
+        ValueError: quant_min is not less than quant_max.
+
+    Example:
+        >>> x = torch.tensor([-9.0, -0.3, 0.6, 2.5], requires_grad=True)
+        >>> scale = torch.tensor(0.5, requires_grad=True)
+        >>> y = ste.fake_quantize(x, scale, None, -8, 7)
+        >>> y.tolist()
+        [-4.0, -0.5, 0.5, 2.5]
+        >>> y.sum().backward()
+        >>> x.grad, scale.grad
+        (tensor([0., 1., 1., 1.]), tensor(-8.6000))
+    """
+    return _fake_quantize(x, scale, zero_point, quant_min, quant_max, grad_scale)
+
+
+_fake_quantize = implement(fake_quantize, fake_quantize_fn)
+
+
+def quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int) -> Tensor:
+    r"""The integers of :func:`ste.fake_quantize`, as numbers of x's dtype, with gradients.
+
+    .. math::
+        q = \operatorname{clamp}(\operatorname{round}(x / s) + z, \mathit{quant\_min}, \mathit{quant\_max})
+
+    The rounding is straight-through, and the clamp has the gradient of :func:`ste.tensor_clamp`: with :math:`m` as in
+    :func:`ste.fake_quantize`, the derivatives by :math:`x`, :math:`s` and :math:`z` are :math:`m / s`,
+    :math:`-m \, x / s^2` and :math:`m`.
+
+    It is computed in float32 (float64 for x of that dtype) and rounded to x's dtype, which must be able to hold the
+    integers: bfloat16 holds those to 256, float16 to 2048.
+
+    Args:
+        x: Any shape; float64, float32, float16 or bfloat16.
+        scale: As in :func:`ste.fake_quantize`.
+        zero_point: Also.
+        quant_min: The smallest integer.
+        quant_max: The largest integer.
+
+    Returns:
+        Tensor of x's shape, dtype, device and memory format.
+
+    Raises:
+        TypeError, RuntimeError, ValueError: As in :func:`ste.fake_quantize`.
+
+    Example:
+        >>> x = torch.tensor([-9.0, -0.3, 0.6, 2.5])
+        >>> ste.quantize(x, torch.tensor(0.5), torch.tensor(3), 0, 15).to(torch.uint8)
+        tensor([0, 2, 4, 8], dtype=torch.uint8)
+    """
+    # TorchScript has checked the types, and could not compile this.
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        check_quantization("quantize", x, scale, zero_point, quant_min, quant_max)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    shifted = round_ste(x.to(dtype) / scale.to(dtype))
+    shifted = shifted + (torch.zeros([], dtype=dtype, device=x.device) if zero_point is None else zero_point.to(dtype))
+    low = torch.full([], quant_min, dtype=dtype, device=x.device)
+    high = torch.full([], quant_max, dtype=dtype, device=x.device)
+    return tensor_clamp(shifted, low, high).to(x.dtype)
+
+
+def lsq_grad_scale(x: Tensor, scale: Tensor, quant_max: int) -> float:
+    r"""LSQ's factor for the gradient to a scale.
+
+    .. math:: 1 / \sqrt{N \, \mathit{quant\_max}}
+
+    where :math:`N` is the number of elements of x for each of the scale's. It balances the sizes of the scale's
+    gradient and of the weights'. Source: LSQ, section 2.2.
+
+    Args:
+        x: What is quantized. Only its shape matters.
+        scale: Its scale. Only its shape matters.
+        quant_max: The largest integer of the grid, more than 0.
+
+    Returns:
+        What to give to :func:`ste.fake_quantize` for ``grad_scale``.
+
+    Raises:
+        TypeError: x or scale is not a Tensor; quant_max is not a number.
+        ValueError: x or scale has no element, or quant_max is not positive.
+
+    Example:
+        >>> ste.lsq_grad_scale(torch.zeros(16, 100), torch.ones(16, 1), 4)
+        0.05
+    """
+    # TorchScript has checked the types, and could not compile this.
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        check_is_tensor("lsq_grad_scale", "x", x)
+        check_is_tensor("lsq_grad_scale", "scale", scale)
+        number("lsq_grad_scale", "quant_max", quant_max)
+    if quant_max <= 0:
+        raise ValueError(f"lsq_grad_scale: quant_max must be positive, got {quant_max}")
+    if x.numel() == 0 or scale.numel() == 0:
+        raise ValueError("lsq_grad_scale: neither x nor scale may be empty")
+    return float((x.numel() / scale.numel() * quant_max) ** -0.5)
