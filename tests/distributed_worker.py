@@ -114,11 +114,12 @@ def parameters(op: Op) -> dict[str, Any]:
     arguments = distributed(op, X, mesh, [Shard(0)], [Replicate()])
     learned = [a.requires_grad_() for a in arguments if isinstance(a, Tensor)]
     y: Any = op.function(x, *arguments)
-    gradient, *others = torch.autograd.grad(y, [x, *learned], distribute_tensor(G, mesh, [Shard(0)]))
+    gradients: Any = torch.autograd.grad(y, [x, *learned], distribute_tensor(G, mesh, [Shard(0)]))
+    gradient, *others = (each.full_tensor() for each in gradients)
     return {
         "y": y.full_tensor().detach(),
-        "gradient": gradient.full_tensor(),  # type: ignore[attr-defined]  # a DTensor
-        "parameters": [other.full_tensor() for other in others],  # type: ignore[attr-defined]
+        "gradient": gradient,
+        "parameters": others,
     }
 
 

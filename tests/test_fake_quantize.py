@@ -448,4 +448,4 @@ def test_lsq_grad_scale() -> None:
         ((x[:0], x, 7), ValueError, "neither x nor scale may be empty"),
     ]:
         with pytest.raises(error, match=f"^lsq_grad_scale: {message}$"):
-            ste.lsq_grad_scale(*arguments)  # type: ignore[arg-type]
+            ste.lsq_grad_scale(*arguments)  # type: ignore[arg-type]  # wrong on purpose

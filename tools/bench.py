@@ -36,6 +36,7 @@ import ste
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
+# The tests are no package: they are found by the path that stands above.
 from op_table import OPS, Op  # noqa: E402
 from plain import signature  # noqa: E402
 from subjects import IDIOM  # noqa: E402
@@ -422,12 +423,12 @@ def detached(call: Call) -> tuple[Any, ...]:
 
 def learnable(x: Tensor, scale: Tensor) -> Call:
     """The op that torch has for it, per tensor or along the second dimension."""
-    zero_point = torch.zeros(scale.numel())
+    op: Any = torch._fake_quantize_learnable_per_channel_affine
+    axis: tuple[int, ...] = (1,)
     if scale.dim() == 0:
-        op: Any = torch._fake_quantize_learnable_per_tensor_affine
-        return Call(op, (x, scale.detach().reshape(1).requires_grad_(), zero_point, -8, 7, 1.0), inputs=2)
-    op = torch._fake_quantize_learnable_per_channel_affine
-    return Call(op, (x, scale.detach().flatten().requires_grad_(), zero_point, 1, -8, 7, 1.0), inputs=2)
+        op, axis = torch._fake_quantize_learnable_per_tensor_affine, ()
+    flat = scale.detach().flatten().requires_grad_()
+    return Call(op, (x, flat, torch.zeros_like(flat), *axis, -8, 7, 1.0), inputs=2)
 
 
 def peak_tensors(call: Call, x: Any) -> float:

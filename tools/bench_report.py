@@ -48,12 +48,8 @@ def of(section: str, competitor: str, op: Callable[[str], bool] = lambda _: True
 
 def at(section: str, sizes: Sequence[int]) -> Callable[[Row], bool]:
     """Of float32, at these sizes."""
-    return lambda row: (
-        row["section"] == section
-        and row["competitor"] == NATIVE
-        and row["dtype"] == "float32"
-        and row["elements"] in sizes
-    )
+    is_ours = of(section, NATIVE)
+    return lambda row: is_ours(row) and row["dtype"] == "float32" and row["elements"] in sizes
 
 
 def is_straight_through(op: str) -> bool:

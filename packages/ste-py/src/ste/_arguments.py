@@ -96,6 +96,16 @@ def check_broadcast(op: str, name: str, bound: Sequence[int], x: Sequence[int]) 
         raise RuntimeError(f"{op}: {name} of shape {list(bound)} does not broadcast to x's shape {list(x)}")
 
 
+def _index(value: Any) -> int | None:
+    """A Python or NumPy integer, as an int; None for all else, a Tensor included."""
+    if isinstance(value, Tensor):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
 def number(op: str, name: str, value: Any) -> int | float:
     """A Python or NumPy number; a Tensor is none, although it converts to one.
 
@@ -103,36 +113,27 @@ def number(op: str, name: str, value: Any) -> int | float:
     """
     if type(value) is float:
         return value
-    if not isinstance(value, Tensor):
+    whole = _index(value)
+    if whole is not None:
+        if _INT64.min <= whole <= _INT64.max:
+            return whole
         try:
-            integer = operator.index(value)
+            return float(whole)
+        except OverflowError:
+            return math.inf if whole > 0 else -math.inf
+    if not isinstance(value, Tensor) and hasattr(type(value), "__float__"):
+        try:
+            return float(value)
         except TypeError:
             pass
-        else:
-            if _INT64.min <= integer <= _INT64.max:
-                return integer
-            try:
-                return float(integer)
-            except OverflowError:
-                return math.inf if integer > 0 else -math.inf
-        if hasattr(type(value), "__float__"):
-            try:
-                return float(value)
-            except TypeError:
-                pass
     raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
 
 
 def integer(op: str, name: str, value: Any) -> int:
     """A Python or NumPy integer that int64 holds."""
-    if not isinstance(value, Tensor):
-        try:
-            result = operator.index(value)
-        except TypeError:
-            pass
-        else:
-            if _INT64.min <= result <= _INT64.max:
-                return result
+    whole = _index(value)
+    if whole is not None and _INT64.min <= whole <= _INT64.max:
+        return whole
     raise TypeError(f"{op}: {name} must be an integer of 64 bits, got {type(value).__name__}")
 
 

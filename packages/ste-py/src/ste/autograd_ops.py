@@ -8,6 +8,7 @@ forward-mode AD.
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -351,10 +352,17 @@ class _Grid:
         rounded = torch.round(self.scaled)
         shifted = rounded if self.zero_point is None else rounded + self.zero_point
         # There is no -0. (To add 0 gives that too, but the exporter to ONNX leaves out what adds a constant 0.)
-        shifted = torch.where(shifted == 0, 0, shifted)
-        self.is_inside = (shifted >= quant_min) & (shifted <= quant_max)
-        self.q = clamp(shifted, quant_min, quant_max)
-        self.zero = torch.zeros((), dtype=self.dtype, device=x.device)
+        self._shifted = torch.where(shifted == 0, 0, shifted)
+        self._ends = quant_min, quant_max
+        self.q = clamp(self._shifted, quant_min, quant_max)
+
+    @cached_property
+    def is_inside(self) -> Tensor:
+        return (self._shifted >= self._ends[0]) & (self._shifted <= self._ends[1])
+
+    @cached_property
+    def zero(self) -> Tensor:
+        return torch.zeros((), dtype=self.dtype, device=self.q.device)
 
     def values(self) -> Tensor:
         return self._from(self.zero_point) * self.scale
