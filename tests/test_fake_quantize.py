@@ -159,6 +159,18 @@ def test_float16_is_rounded_once(device: str) -> None:
     assert_same_bits(fake_quantize(x, scale, None, -1000, 4000), expected)
 
 
+@EVERY_DTYPE
+@pytest.mark.parametrize("payload", [0x7FC00000, 0x7FFFFFFF, 0x7F800001, -1])
+def test_any_nan_of_a_parameter(payload: int, dtype: torch.dtype, device: str) -> None:
+    """Whatever the bits that a 16-bit dtype has no room for."""
+    x = torch.ones(130, dtype=dtype, device=device)
+    nan = torch.tensor(payload, dtype=torch.int32, device=device).view(torch.float32)
+    for shape in ((), (130,)):
+        parameter, one = (t.expand(shape).contiguous() for t in (nan, torch.ones_like(nan)))
+        assert fake_quantize(x, parameter, None, -8, 7).isnan().all()
+        assert fake_quantize(x, one, parameter, -8, 7).isnan().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64], ids=str)
 def test_integer_zero_point(dtype: torch.dtype, device: str) -> None:
     x, scale, _, g = sample((4, 5), "per tensor", torch.float32, device)

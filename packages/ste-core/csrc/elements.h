@@ -21,6 +21,17 @@ inline V select(const V& mask, const V& yes, const V& no) {
   return V::blendv(no, yes, mask);
 }
 
+// The value, or 0.
+template <typename T>
+C10_HOST_DEVICE inline T keep(bool mask, T value) {
+  return mask ? value : T(0);
+}
+
+template <Vector V>
+inline V keep(const V& mask, const V& value) {
+  return value & mask;
+}
+
 template <typename V>
 C10_HOST_DEVICE inline V binary_sign(V x, V low) {
   return select(x >= V(0), V(1), low);
@@ -96,15 +107,14 @@ struct FakeQuantizeGradient {
 
 template <typename V>
 C10_HOST_DEVICE inline FakeQuantizeGradient<V> fake_quantize_backward(V g, V x, const Grid<V>& grid) {
-  const V zero(0);
   const V scaled = x / grid.scale;
   const V shifted = round_half_even(scaled) + grid.zero_point;
-  const auto is_inside = (shifted >= grid.quant_min) & (shifted <= grid.quant_max);
-  const V steps = clamp(shifted, grid.quant_min, grid.quant_max) - grid.zero_point;
+  const V clamped = clamp(shifted, grid.quant_min, grid.quant_max);
+  const auto is_inside = shifted == clamped;
   return {
-      select(is_inside, g, zero),
-      g * (steps - select(is_inside, scaled, zero)),
-      select(is_inside, zero, zero - g * grid.scale),
+      keep(is_inside, g),
+      g * (clamped - grid.zero_point - keep(is_inside, scaled)),
+      keep(shifted != clamped, V(0) - g * grid.scale),
   };
 }
 

@@ -2,7 +2,9 @@
 
 #include "loops.h"
 
+#include <ATen/Dispatch.h>
 #include <ATen/EmptyTensor.h>
+#include <ATen/OpMathType.h>
 #include <ATen/Parallel.h>
 #include <ATen/TensorIterator.h>
 #include <ATen/Version.h>
@@ -217,12 +219,31 @@ int64_t number_of_slices(int64_t elements, int64_t sums) {
   return std::min(slices, std::max<int64_t>(1, elements / (16 * std::max<int64_t>(1, sums))));
 }
 
-// The gradients to x and to two arguments that broadcast to its shape; those that are sums are in double. `loop` is as
+// The sums of all slices, times a factor.
+at::Tensor total(const at::Tensor& slices, double factor, at::ScalarType dtype) {
+  auto result = at::empty(slices.sizes().slice(1), slices.options().dtype(dtype));
+  const int64_t count = slices.size(0);
+  const int64_t size = result.numel();
+  const auto* const from = slices.const_data_ptr<double>();
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, dtype, "total", [&] {
+    auto* const to = result.mutable_data_ptr<scalar_t>();
+    for (int64_t i = 0; i < size; ++i) {
+      double sum = 0;
+      for (int64_t slice = 0; slice < count; ++slice) {
+        sum += from[slice * size + i];
+      }
+      to[i] = static_cast<scalar_t>(static_cast<at::opmath_type<scalar_t>>(sum * factor));
+    }
+  });
+  return result;
+}
+
+// The gradients to x and, times a factor, to two arguments that broadcast to its shape. `loop` is as
 // Loops::clamp_backward.
 template <typename Loop>
 std::array<at::Tensor, 3> backward(
     const Loop& loop, const at::Tensor& g, const at::Tensor& x, const at::Tensor& first, const at::Tensor& second,
-    const std::array<bool, 3>& needed) {
+    const std::array<bool, 3>& needed, double factor = 1) {
   const std::array<const at::Tensor*, 3> arguments{&x, &first, &second};
   std::array<Gradient, 3> gradients;
   int64_t sums = 0;
@@ -291,7 +312,11 @@ std::array<at::Tensor, 3> backward(
   std::array<at::Tensor, 3> result;
   for (size_t i = 0; i < 3; ++i) {
     const auto& memory = gradients[i].memory;
-    result[i] = outputs[i] == Output::sum ? memory.sum(0) : memory;
+    if (outputs[i] == Output::sum) {
+      result[i] = total(memory, factor, arguments[i]->scalar_type());
+    } else {
+      result[i] = outputs[i] == Output::store && i > 0 && factor != 1 ? memory.mul(factor) : memory;
+    }
   }
   return result;
 }
@@ -301,13 +326,7 @@ std::array<at::Tensor, 3> backward(
 std::array<at::Tensor, 3> clamp_backward(
     const at::Tensor& g, const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val,
     const std::array<bool, 3>& needed) {
-  auto result = backward(loops(x.scalar_type()).clamp_backward, g, x, min_val, max_val, needed);
-  for (auto& gradient : result) {
-    if (gradient.defined()) {
-      gradient = gradient.to(x.scalar_type());
-    }
-  }
-  return result;
+  return backward(loops(x.scalar_type()).clamp_backward, g, x, min_val, max_val, needed);
 }
 
 namespace {
@@ -334,13 +353,7 @@ std::array<at::Tensor, 3> fake_quantize_backward(
   const auto loop = [loop = loops(x.scalar_type()).fake_quantize_backward, ends](
                         char* const* data, const int64_t* strides, int64_t size0, int64_t size1,
                         const Output* outputs) { loop(data, strides, size0, size1, outputs, ends); };
-  auto result = backward(loop, g, x, scale, zero_point ? *zero_point : zero_like(scale), needed);
-  for (size_t i = 1; i < result.size(); ++i) {
-    if (result[i].defined()) {
-      result[i].mul_(grad_scale);
-    }
-  }
-  return result;
+  return backward(loop, g, x, scale, zero_point ? *zero_point : zero_like(scale), needed, grad_scale);
 }
 
 }  // namespace ste::cpu

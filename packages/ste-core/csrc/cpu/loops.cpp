@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <numeric>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 
@@ -616,11 +618,63 @@ void clamp_backward(char* const* data, const int64_t* strides, int64_t size0, in
   backward<T, T>(data, strides, size0, size1, outputs, &clamp_backward_block<Wide<T>>);
 }
 
+// A vector of T as vectors of what it is computed in.
+template <typename T>
+using Parts = std::array<Vectorized<Wide<T>>, sizeof(Wide<T>) / sizeof(T)>;
+
+// A bfloat16 is the upper half of a float: a shift and a mask take each 32 bits apart, into an even element and an odd
+// one, with a third of the operations of at::vec's conversions, which keep the order.
+template <typename T, bool in_order>
+constexpr bool is_in_pairs = std::is_same_v<T, c10::BFloat16> && !in_order;
+
+using Bits = Vectorized<int32_t>;
+constexpr int32_t kUpperHalf = -(1 << 16);
+
+Bits bits_of(const Vectorized<float>& v) {
+  return at::vec::cast<int32_t>(v);
+}
+
+template <typename T, bool in_order = false>
+Parts<T> load_parts(const T* from) {
+  if constexpr (std::is_same_v<T, Wide<T>>) {
+    return {Vectorized<T>::loadu(from)};
+  } else if constexpr (is_in_pairs<T, in_order>) {
+    const auto pairs = Bits::loadu(from);
+    return {at::vec::cast<float>(pairs << Bits(16)), at::vec::cast<float>(pairs & Bits(kUpperHalf))};
+  } else {
+    const auto [low, high] = at::vec::convert_to_float<T>(Vectorized<T>::loadu(from));
+    return {low, high};
+  }
+}
+
+// Whether the numbers are to be rounded, or are of T. A NaN is to have a payload that a T can have.
+template <typename T, bool rounds, bool in_order = false>
+void store_parts(const Parts<T>& parts, T* to) {
+  if constexpr (std::is_same_v<T, Wide<T>>) {
+    parts[0].store(to);
+  } else if constexpr (is_in_pairs<T, in_order>) {
+    const auto rounded = [](const Vectorized<float>& v) {
+      const auto bits = bits_of(v);
+      return rounds ? bits + Bits(0x7FFF) + ((bits >> Bits(16)) & Bits(1)) : bits;
+    };
+    const auto even = (rounded(parts[0]) >> Bits(16)) & Bits(~kUpperHalf);
+    (even | (rounded(parts[1]) & Bits(kUpperHalf))).store(to);
+  } else {
+    at::vec::convert_from_float<T>(parts[0], parts[1]).store(to);
+  }
+}
+
+// With the payload of a NaN that every dtype can have.
+template <typename W>
+W with_plain_nan(W number) {
+  return number == number ? number : std::numeric_limits<W>::quiet_NaN();
+}
+
 // A parameter of a grid along a row: one number, or one for each element.
 template <typename W, bool is_constant>
 class Parameter {
  public:
-  explicit Parameter(const char* row) : row_(reinterpret_cast<const W*>(row)), first_(*row_) {}
+  explicit Parameter(const char* row) : row_(reinterpret_cast<const W*>(row)), first_(with_plain_nan(*row_)) {}
 
   Vectorized<W> vector(int64_t i) const {
     if constexpr (is_constant) {
@@ -642,6 +696,7 @@ void fake_quantize_row(char* y, const char* x, const char* scale, const char* ze
   using W = Wide<T>;
   using V = Vectorized<W>;
   constexpr int64_t vector = Vectorized<T>::size();
+  constexpr bool in_order = !(scale_is_constant && zero_point_is_constant);
   const auto* const from = reinterpret_cast<const T*>(x);
   auto* const to = reinterpret_cast<T*>(y);
   const Parameter<W, scale_is_constant> scales(scale);
@@ -650,32 +705,29 @@ void fake_quantize_row(char* y, const char* x, const char* scale, const char* ze
   const auto quant_max = static_cast<W>(ends.quant_max);
   const V quant_mins(quant_min);
   const V quant_maxs(quant_max);
-  const auto one = [&](const V& values, int64_t i) {
-    const element::Grid<V> grid{scales.vector(i), zero_points.vector(i), quant_mins, quant_maxs};
-    return element::fake_quantize(values, grid);
-  };
   const auto at = [&](int64_t i) {
-    const auto values = Vectorized<T>::loadu(from + i);
-    if constexpr (std::is_same_v<T, W>) {
-      return one(values, i);
-    } else {
-      const auto [low, high] = at::vec::convert_to_float<T>(values);
-      return at::vec::convert_from_float<T>(one(low, i), one(high, i + V::size()));
+    auto parts = load_parts<T, in_order>(from + i);
+    for (size_t k = 0; k < parts.size(); ++k) {
+      const int64_t first = i + k * V::size();
+      const element::Grid<V> grid{scales.vector(first), zero_points.vector(first), quant_mins, quant_maxs};
+      parts[k] = element::fake_quantize(parts[k], grid);
     }
+    return parts;
   };
+  const auto store_at = [&](const Parts<T>& parts, int64_t i) { store_parts<T, true, in_order>(parts, to + i); };
   int64_t i = 0;
   for (; i + 4 * vector <= size; i += 4 * vector) {
     const auto y0 = at(i);
     const auto y1 = at(i + vector);
     const auto y2 = at(i + 2 * vector);
     const auto y3 = at(i + 3 * vector);
-    y0.store(to + i);
-    y1.store(to + i + vector);
-    y2.store(to + i + 2 * vector);
-    y3.store(to + i + 3 * vector);
+    store_at(y0, i);
+    store_at(y1, i + vector);
+    store_at(y2, i + 2 * vector);
+    store_at(y3, i + 3 * vector);
   }
   for (; i + vector <= size; i += vector) {
-    at(i).store(to + i);
+    store_at(at(i), i);
   }
   for (; i < size; ++i) {
     const element::Grid<W> grid{scales.number(i), zero_points.number(i), quant_min, quant_max};
@@ -708,6 +760,128 @@ void fake_quantize(char* const* data, const int64_t* strides, int64_t size0, int
   }
 }
 
+// Four vectors of what a row is computed in.
+template <typename W>
+using Four = std::array<Vectorized<W>, 4>;
+
+using Doubles = Vectorized<double>;
+
+// Both halves of a vector, in double.
+std::array<Doubles, 2> in_double(const Vectorized<float>& v) {
+#if defined(CPU_CAPABILITY_AVX512)
+  return {_mm512_cvtps_pd(_mm512_castps512_ps256(v)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1))};
+#elif defined(CPU_CAPABILITY_AVX2)
+  return {_mm256_cvtps_pd(_mm256_castps256_ps128(v)), _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1))};
+#else
+  std::array<float, Vectorized<float>::size()> floats;
+  std::array<double, Vectorized<float>::size()> doubles;
+  v.store(floats.data());
+  std::copy(floats.begin(), floats.end(), doubles.begin());
+  return {Doubles::loadu(doubles.data()), Doubles::loadu(doubles.data() + Doubles::size())};
+#endif
+}
+
+std::array<Doubles, 2> in_double(const Doubles& v) {
+  return {v, Doubles(0)};
+}
+
+// A sum in double, of fours that are added up in their own dtype, within the error of their terms.
+template <typename W>
+class Sum {
+ public:
+  void add(const Four<W>& four) {
+    const auto [low, high] = in_double((four[0] + four[1]) + (four[2] + four[3]));
+    low_ = low_ + low;
+    high_ = high_ + high;
+  }
+
+  double total() const {
+    std::array<double, Doubles::size()> lanes;
+    (low_ + high_).store(lanes.data());
+    return std::accumulate(lanes.begin(), lanes.end(), 0.0);
+  }
+
+ private:
+  Doubles low_ = Doubles(0);
+  Doubles high_ = Doubles(0);
+};
+
+// A row with one scale and one zero point: the gradient to x, and the sums of those to the others.
+template <typename T, bool has_x, bool has_scale, bool has_zero_point>
+void fake_quantize_backward_row(
+    char* to_x, char* to_scale, char* to_zero_point, const char* g_row, const char* x_row,
+    const element::Grid<Wide<T>>& grid, int64_t size) {
+  using W = Wide<T>;
+  using V = Vectorized<W>;
+  constexpr int64_t vector = Vectorized<T>::size();
+  constexpr int64_t step = 4 * V::size();
+  constexpr size_t parts = std::tuple_size_v<Parts<T>>;
+  const element::Grid<V> grids{V(grid.scale), V(grid.zero_point), V(grid.quant_min), V(grid.quant_max)};
+  Sum<W> of_scale;
+  Sum<W> of_zero_point;
+  const auto take = [&](const T* g, const T* x, T* to) {
+    std::array<Parts<T>, 4 / parts> by_x;
+    Four<W> by_scale;
+    Four<W> by_zero_point;
+    for (size_t i = 0; i < by_x.size(); ++i) {
+      const auto gs = load_parts<T>(g + i * vector);
+      const auto xs = load_parts<T>(x + i * vector);
+      for (size_t k = 0; k < parts; ++k) {
+        const auto gradient = element::fake_quantize_backward(gs[k], xs[k], grids);
+        by_x[i][k] = gradient.x;
+        by_scale[i * parts + k] = gradient.scale;
+        by_zero_point[i * parts + k] = gradient.zero_point;
+      }
+    }
+    if constexpr (has_x) {
+      for (size_t i = 0; i < by_x.size(); ++i) {
+        store_parts<T, false>(by_x[i], to + i * vector);
+      }
+    }
+    if constexpr (has_scale) {
+      of_scale.add(by_scale);
+    }
+    if constexpr (has_zero_point) {
+      of_zero_point.add(by_zero_point);
+    }
+  };
+  const auto* const g = reinterpret_cast<const T*>(g_row);
+  const auto* const x = reinterpret_cast<const T*>(x_row);
+  auto* const to = reinterpret_cast<T*>(to_x);
+  int64_t i = 0;
+  for (; i + step <= size; i += step) {
+    take(g + i, x + i, to + i);
+  }
+  if (i < size) {
+    // The last x again, with a gradient of 0, which adds nothing to a sum.
+    std::array<T, step> rest_of_g{};
+    std::array<T, step> rest_of_x;
+    std::array<T, step> rest;
+    std::copy(g + i, g + size, rest_of_g.begin());
+    std::fill(std::copy(x + i, x + size, rest_of_x.begin()), rest_of_x.end(), x[size - 1]);
+    take(rest_of_g.data(), rest_of_x.data(), rest.data());
+    if constexpr (has_x) {
+      std::copy_n(rest.begin(), size - i, to + i);
+    }
+  }
+  if constexpr (has_scale) {
+    at_byte<double>(to_scale, 0) += of_scale.total();
+  }
+  if constexpr (has_zero_point) {
+    at_byte<double>(to_zero_point, 0) += of_zero_point.total();
+  }
+}
+
+template <typename T>
+using BackwardRow = decltype(&fake_quantize_backward_row<T, true, true, true>);
+
+template <typename T, size_t... needed>
+BackwardRow<T> choose_row(std::index_sequence<needed...>, size_t choice) {
+  static constexpr std::array<BackwardRow<T>, sizeof...(needed)> rows{
+      &fake_quantize_backward_row<T, (needed & 1) != 0, (needed & 2) != 0, (needed & 4) != 0>...};
+  return rows[choice];
+}
+
 template <typename T>
 void fake_quantize_backward(
     char* const* data, const int64_t* strides, int64_t size0, int64_t size1, const Output* outputs, Ends ends) {
@@ -715,6 +889,24 @@ void fake_quantize_backward(
   using V = Vectorized<W>;
   const auto quant_min = static_cast<W>(ends.quant_min);
   const auto quant_max = static_cast<W>(ends.quant_max);
+  const auto is_dense = [&](int operand) { return strides[operand] == kSize<T>; };
+  const auto is_one_sum = [&](int operand) {
+    return outputs[operand] == Output::none || (outputs[operand] == Output::sum && strides[operand] == 0);
+  };
+  if (is_dense(3) && is_dense(4) && strides[5] == 0 && strides[6] == 0 &&
+      (outputs[0] == Output::none || (outputs[0] == Output::store && is_dense(0))) && is_one_sum(1) && is_one_sum(2)) {
+    size_t needed = 0;
+    for (size_t i = 0; i < 3; ++i) {
+      needed |= static_cast<size_t>(outputs[i] != Output::none) << i;
+    }
+    const auto row_function = choose_row<T>(std::make_index_sequence<8>(), needed);
+    for (int64_t row = 0; row < size1; ++row) {
+      const auto begin = [&](int operand) { return data[operand] + row * strides[7 + operand]; };
+      const element::Grid<W> grid{at_byte<W>(begin(5), 0), at_byte<W>(begin(6), 0), quant_min, quant_max};
+      row_function(begin(0), begin(1), begin(2), begin(3), begin(4), grid, size0);
+    }
+    return;
+  }
   const auto block = [&](W* to_x, W* to_scale, W* to_zero_point, const W* g, const W* x, const W* scale,
                          const W* zero_point, int64_t size) {
     int64_t i = 0;
