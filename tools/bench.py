@@ -50,8 +50,8 @@ SECONDS = 0.7
 LARGE = [(1, 64, 32, 32), (1, 64, 128, 128), (1, 64, 625, 250)]  # 65,536, 1,048,576 and 10,000,000 elements
 GROWTH = [10**power for power in range(9)]
 CALLS = 1000  # whose instructions are counted
-# For glibc: what is freed, of up to 32 MiB, stays with the process, as it does with an allocator that caches. Without it
-# most of the time of a megabyte of results is that of the system's zeroing of its pages, or none is, by chance.
+# For glibc: what is freed, of up to 32 MiB, stays with the process, as with an allocator that caches. Without it, most
+# of the time for a result of some megabytes is that of the system's zeroing of its pages, or none is, by chance.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 

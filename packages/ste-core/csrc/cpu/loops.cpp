@@ -764,6 +764,33 @@ void fake_quantize(char* const* data, const int64_t* strides, int64_t size0, int
 template <typename W>
 using Four = std::array<Vectorized<W>, 4>;
 
+template <typename T>
+Four<Wide<T>> load_four(const T* from) {
+  constexpr int64_t size = Vectorized<T>::size();
+  if constexpr (is_16_bit<T>) {
+    const auto [v0, v1] = load_parts(from);
+    const auto [v2, v3] = load_parts(from + size);
+    return {v0, v1, v2, v3};
+  } else {
+    using V = Vectorized<T>;
+    return {V::loadu(from), V::loadu(from + size), V::loadu(from + 2 * size), V::loadu(from + 3 * size)};
+  }
+}
+
+// Of numbers that a T can be.
+template <typename T>
+void store_four(const Four<Wide<T>>& four, T* to) {
+  constexpr int64_t size = Vectorized<T>::size();
+  if constexpr (is_16_bit<T>) {
+    store_parts<T, false>({four[0], four[1]}, to);
+    store_parts<T, false>({four[2], four[3]}, to + size);
+  } else {
+    for (size_t k = 0; k < four.size(); ++k) {
+      four[k].store(to + k * size);
+    }
+  }
+}
+
 using Doubles = Vectorized<double>;
 
 // Both halves of a vector, in double.
@@ -813,30 +840,24 @@ void fake_quantize_backward_row(
     const element::Grid<Wide<T>>& grid, int64_t size) {
   using W = Wide<T>;
   using V = Vectorized<W>;
-  constexpr int64_t vector = Vectorized<T>::size();
   constexpr int64_t step = 4 * V::size();
-  constexpr size_t parts = std::tuple_size_v<Parts<T>>;
   const element::Grid<V> grids{V(grid.scale), V(grid.zero_point), V(grid.quant_min), V(grid.quant_max)};
   Sum<W> of_scale;
   Sum<W> of_zero_point;
   const auto take = [&](const T* g, const T* x, T* to) {
-    std::array<Parts<T>, 4 / parts> by_x;
+    const auto gs = load_four(g);
+    const auto xs = load_four(x);
+    Four<W> by_x;
     Four<W> by_scale;
     Four<W> by_zero_point;
-    for (size_t i = 0; i < by_x.size(); ++i) {
-      const auto gs = load_parts<T>(g + i * vector);
-      const auto xs = load_parts<T>(x + i * vector);
-      for (size_t k = 0; k < parts; ++k) {
-        const auto gradient = element::fake_quantize_backward(gs[k], xs[k], grids);
-        by_x[i][k] = gradient.x;
-        by_scale[i * parts + k] = gradient.scale;
-        by_zero_point[i * parts + k] = gradient.zero_point;
-      }
+    for (size_t k = 0; k < gs.size(); ++k) {
+      const auto gradient = element::fake_quantize_backward(gs[k], xs[k], grids);
+      by_x[k] = gradient.x;
+      by_scale[k] = gradient.scale;
+      by_zero_point[k] = gradient.zero_point;
     }
     if constexpr (has_x) {
-      for (size_t i = 0; i < by_x.size(); ++i) {
-        store_parts<T, false>(by_x[i], to + i * vector);
-      }
+      store_four(by_x, to);
     }
     if constexpr (has_scale) {
       of_scale.add(by_scale);
