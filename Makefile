@@ -35,7 +35,7 @@ else
 $(error CORE must be matching, none or other, got $(CORE))
 endif
 
-.PHONY: help demo test matrix mutants bench lint format clean core
+.PHONY: help demo test matrix mutants bench cuda lint format clean core
 
 help:
 	@echo "make demo    train a quantized network on real data, with a table and a plot of the result"
@@ -45,6 +45,7 @@ help:
 	@echo "make mutants register the native ops in each of the wrong ways, and show which transforms find out"
 	@echo "make bench   measure the ops beside torch.round and what people use in their place, and write docs/bench.md"
 	@echo "                                    (PEERS=1: Brevitas too; QUICK=1: less, into build/bench.md)"
+	@echo "make cuda    compile the CUDA kernels, and check what can be checked of them without a GPU (TORCH=2.14.1)"
 	@echo "make lint    check types, style and versions"
 	@echo "make format  format the sources"
 	@echo "make clean   remove everything that make has made"
@@ -81,8 +82,24 @@ bench: core $(env)/bench.stamp $(if $(PEERS),$(env)/peers.stamp)
 	$(python) tools/bench.py $(if $(PEERS),--peers) $(if $(QUICK),--quick) $(bench_results)
 	$(python) tools/bench_report.py $(bench_results)
 
+# With CUDA kernels: a build of its own, found before the installed one.
+cuda_torch := $(if $(filter command line,$(origin TORCH)),$(TORCH),2.14.1)
+cuda_wheel := build/wheels/torch-$(cuda_torch)-cuda/stamp
+cuda_python := PYTHONPATH=$(CURDIR)/build/cuda/torch-$(cuda_torch) STE_BACKEND=native STE_TEST_EXPECT=native .venv/torch-$(cuda_torch)/bin/python
+
+cuda: $(cuda_wheel)
+	$(cuda_python) tools/check_cuda.py
+	$(cuda_python) -m pytest -q tests/test_subclasses.py tests/test_cuda.py tests/test_dispatcher.py
+
+$(cuda_wheel): $(core_sources) | .venv/torch-$(cuda_torch)/packages.stamp
+	rm -rf $(@D) build/cuda/torch-$(cuda_torch)
+	.venv/torch-$(cuda_torch)/bin/pip wheel -q --no-build-isolation --no-deps -w $(@D) packages/ste-core \
+	  -Cbuild-dir=$(CURDIR)/build/ste-core/torch-$(cuda_torch)-cuda -Ccmake.define.STE_WERROR=ON -Ccmake.define.STE_CUDA=ON
+	.venv/torch-$(cuda_torch)/bin/pip install -q --no-deps --target build/cuda/torch-$(cuda_torch) $(@D)/ste_core-*.whl
+	touch $@
+
 python_sources := packages/ste-py/src packages/ste-core/src tests tools examples
-cpp_sources := $(shell find packages/ste-core/csrc tests/cpp -name '*.h' -o -name '*.cpp')
+cpp_sources := $(shell find packages/ste-core/csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 lint: $(env)/packages.stamp $(env)/lint.stamp
 	$(env)/bin/ruff check $(python_sources)

@@ -1,6 +1,7 @@
-"""Python in a process of its own, for what is decided at import."""
+"""Processes of their own: Python, for what is decided at import, and programs in C++."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,3 +29,18 @@ def run(
     if (result.returncode == 0) != succeeds:
         raise RuntimeError(f"the process ended with {result.returncode}:\n{result.stdout}")
     return result.stdout
+
+
+def output_of(*command: str | Path) -> str:
+    result = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if result.returncode != 0:
+        raise RuntimeError(result.stdout)
+    return result.stdout
+
+
+def program_built_in(folder: Path, name: str, *options: str) -> Path:
+    """Build one of the programs in tests/cpp."""
+    cmake = shutil.which("cmake", path=str(Path(sys.executable).parent)) or "cmake"
+    output_of(cmake, "-S", TESTS / "cpp", "-B", folder, f"-DPython_EXECUTABLE={sys.executable}", *options)
+    output_of(cmake, "--build", folder, "--target", name)
+    return folder / name

@@ -105,9 +105,17 @@ def test_parameter(op: Op) -> None:
     not torch.backends.cuda.is_built() or Version("2.13") > TORCH,
     reason="a CPU build of torch, and torch 2.6 on a machine without a GPU, abort the process here, for torch.sin too",
 )
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("op", DISTINCT_OPS, ids=str)
-def test_fake_cuda_tensors_take_the_cuda_autograd_key(op: Op) -> None:
+def test_fake_cuda_tensors_take_the_cuda_autograd_key(op: Op, dtype: torch.dtype) -> None:
     with torch._subclasses.FakeTensorMode():
-        x = torch.empty(4, 3, device="cuda", requires_grad=True)
+        x = torch.empty(4, 3, device="cuda", dtype=dtype, requires_grad=True)
         y = op(x)
-        assert y.device.type == "cuda" and y.shape == x.shape and y.requires_grad
+        assert y.device.type == "cuda" and y.shape == x.shape and y.dtype == dtype and y.requires_grad
+        if ste.backend().name == "native":
+            # The node itself: the engine wants a device that is there.
+            node: Any = y.grad_fn
+            assert node.name() in ("StraightThroughBackward", "TensorClampBackward", "FakeQuantizeBackward")
+            gradients = node(torch.empty_like(y))
+            to_x = gradients[0] if isinstance(gradients, tuple) else gradients
+            assert to_x.device.type == "cuda" and to_x.shape == x.shape and to_x.dtype == dtype

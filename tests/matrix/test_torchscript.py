@@ -2,9 +2,6 @@
 
 import importlib.util
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ import pytest
 import subjects
 import torch
 from plain import signature
-from processes import TESTS, run
+from processes import output_of, program_built_in, run
 from subjects import CLASSES, DISTINCT_OPS, OPS, Op, X
 from torch import Tensor
 
@@ -191,26 +188,15 @@ def test_save_and_load(form: str, backend: str, tmp_path: Path) -> None:
     check_outputs(tmp_path)
 
 
-def program_built_in(folder: Path) -> Path:
-    """Builds the C++ program, and, for our native backend, links it with ste-core's library."""
-    command: list[str | Path] = ["-S", TESTS / "cpp", "-B", folder, f"-DPython_EXECUTABLE={sys.executable}"]
-    if subjects.column() == "native":
-        import ste_core
+def linked_with_ste_core() -> Sequence[str]:
+    """For our native backend: what links the program with ste-core's library."""
+    if subjects.column() != "native":
+        return ()
+    import ste_core
 
-        minor = ".".join(torch.__version__.split(".")[:2])
-        (build,) = (b for b in ste_core.builds() if b.torch.startswith(f"{minor}."))
-        command.append(f"-DSTE_LIBRARY={build.folder / 'libste.so'}")
-    cmake = shutil.which("cmake", path=str(Path(sys.executable).parent)) or "cmake"
-    output_of(cmake, *command)
-    output_of(cmake, "--build", folder)
-    return folder / "run_scripted"
-
-
-def output_of(*command: str | Path) -> str:
-    result = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if result.returncode != 0:
-        raise RuntimeError(result.stdout)
-    return result.stdout
+    minor = ".".join(torch.__version__.split(".")[:2])
+    (build,) = (b for b in ste_core.builds() if b.torch.startswith(f"{minor}."))
+    return (f"-DSTE_LIBRARY={build.folder / 'libste.so'}",)
 
 
 @row("loaded and differentiated by a C++ program that links libtorch and ste-core's library, without Python")
@@ -222,7 +208,7 @@ def output_of(*command: str | Path) -> str:
 )
 def test_in_a_program_without_python(tmp_path: Path) -> None:
     save(scripted_module(written_to(tmp_path).every), tmp_path)
-    program = program_built_in(tmp_path / "build")
+    program = program_built_in(tmp_path / "build", "run_scripted", *linked_with_ste_core())
     assert not re.search(r"lib(torch_)?python", output_of("ldd", program))
     output_of(program, *(tmp_path / name for name in FILES), str(RUNS))
     check_outputs(tmp_path)

@@ -1,6 +1,6 @@
 // fake_quantize: to a grid of integers and back, differentiable in x, in the scale and in the zero point.
 #include "clamp.h"
-#include "cpu/kernels.h"
+#include "kernels.h"
 #include "node.h"
 #include "op.h"
 
@@ -120,9 +120,10 @@ class FakeQuantizeBackward final : public torch::autograd::Node {
     const std::array<bool, 3> needed{
         task_should_compute_output(0), task_should_compute_output(1),
         zero_point.has_value() && task_should_compute_output(2)};
-    if (g.scalar_type() == x.scalar_type() && has_kernel(g, x, scale, zero_point.value_or(scale))) {
+    const auto* const kernels = backward_kernels(g, x, scale, zero_point.value_or(scale));
+    if (kernels != nullptr && g.scalar_type() == x.scalar_type()) {
       const auto dtype = computed_in(x);
-      auto [to_x, to_scale, to_zero_point] = cpu::fake_quantize_backward(
+      auto [to_x, to_scale, to_zero_point] = kernels->fake_quantize_backward(
           g, x, in_dtype(scale, dtype), in_dtype(zero_point, dtype), settings_.quant_min.guard_int(__FILE__, __LINE__),
           settings_.quant_max.guard_int(__FILE__, __LINE__), settings_.grad_scale, needed);
       return {
@@ -226,11 +227,12 @@ at::Tensor fake_quantize_composite(
 at::Tensor fake_quantize_eager(
     const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point, c10::SymInt quant_min,
     c10::SymInt quant_max, double grad_scale) {
-  if (!cpu::is_dense(x) || !cpu::is_dense(scale) || !cpu::is_dense(zero_point.value_or(scale))) {
+  const auto* const kernels = kernels_for(x, scale, zero_point.value_or(scale));
+  if (kernels == nullptr) {
     return fake_quantize_composite(x, scale, zero_point, std::move(quant_min), std::move(quant_max), grad_scale);
   }
   const auto dtype = computed_in(x);
-  return cpu::fake_quantize(
+  return kernels->fake_quantize(
       x, in_dtype(scale, dtype), in_dtype(zero_point, dtype), quant_min.guard_int(__FILE__, __LINE__),
       quant_max.guard_int(__FILE__, __LINE__));
 }

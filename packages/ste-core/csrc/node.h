@@ -2,7 +2,7 @@
 // std::shared_ptr with a deleter of its own (deleteNode keeps long graphs from overflowing the stack).
 #pragma once
 
-#include "cpu/kernels.h"
+#include "kernels.h"
 
 #include <ATen/core/grad_mode.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
@@ -28,15 +28,14 @@ Pointer make_node(Args&&... args) {
   }
 }
 
-// Whether a backward can be one kernel for CPUs: of values alone, that are neither to be traced nor to be
+// The kernels for a backward, where it can be one of them: of values alone, that are neither to be traced nor to be
 // differentiated themselves.
 template <typename... Tensors>
-bool has_kernel(const at::Tensor& g, const Tensors&... tensors) {
-  const auto is_value = [](const at::Tensor& tensor) {
-    return cpu::is_dense(tensor) && !torch::autograd::isFwGradDefined(tensor);
-  };
-  return !at::GradMode::is_enabled() && !c10::impl::dispatch_mode_enabled() && g.numel() > 0 && is_value(g) &&
-         (is_value(tensors) && ...);
+const Kernels* backward_kernels(const at::Tensor& g, const Tensors&... tensors) {
+  namespace autograd = torch::autograd;
+  const bool are_values = !at::GradMode::is_enabled() && !c10::impl::dispatch_mode_enabled() && g.numel() > 0 &&
+                          !autograd::isFwGradDefined(g) && !(autograd::isFwGradDefined(tensors) || ...);
+  return are_values ? kernels_for(g, tensors...) : nullptr;
 }
 
 }  // namespace ste

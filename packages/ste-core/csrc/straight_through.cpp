@@ -72,11 +72,12 @@ at::Tensor binary_sign_composite(const at::Tensor& x, double low) {
 }
 
 at::Tensor binary_sign_eager(const at::Tensor& x, double low) {
-  if (!cpu::is_dense(x)) {
+  const auto* const kernels = kernels_for(x);
+  if (kernels == nullptr) {
     return binary_sign_composite(x, low);
   }
   check_value("binary_sign_ste", "low", low, x);
-  return cpu::binary_sign(x, at::isFloatingType(x.scalar_type()) ? at::Scalar(low) : static_cast<int64_t>(low));
+  return kernels->binary_sign(x, at::isFloatingType(x.scalar_type()) ? at::Scalar(low) : static_cast<int64_t>(low));
 }
 
 struct ScalarBounds {

@@ -49,8 +49,9 @@ class TensorClampBackward final : public torch::autograd::Node {
     const auto x = x_.unpack();
     const auto min_val = min_.unpack();
     const auto max_val = max_.unpack();
-    if (has_kernel(g, x, min_val, max_val) && are_of_one_dtype(g, x, min_val, max_val)) {
-      auto [to_x, to_min, to_max] = cpu::clamp_backward(
+    const auto* const kernels = backward_kernels(g, x, min_val, max_val);
+    if (kernels != nullptr && are_of_one_dtype(g, x, min_val, max_val)) {
+      auto [to_x, to_min, to_max] = kernels->clamp_backward(
           g, x, min_val, max_val,
           {task_should_compute_output(0), task_should_compute_output(1), task_should_compute_output(2)});
       return {std::move(to_x), std::move(to_min), std::move(to_max)};

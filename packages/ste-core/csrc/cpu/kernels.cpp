@@ -1,5 +1,6 @@
 #include "kernels.h"
 
+#include "../extent.h"
 #include "loops.h"
 
 #include <ATen/Dispatch.h>
@@ -14,7 +15,6 @@
 
 #include <algorithm>
 #include <functional>
-#include <numeric>
 #include <optional>
 
 namespace ste::cpu {
@@ -55,39 +55,6 @@ auto with_numbers(Loop loop, Numbers... numbers) {
   };
 }
 
-// How a bound lies along x in memory: of outer * middle * inner elements of x, it has one for each of the middle. A
-// number has them all inner, a bound of x's shape all middle, and one for each channel has some of each.
-struct Extent {
-  int64_t outer = 1;
-  int64_t middle = 1;
-  int64_t inner = 1;
-  bool operator==(const Extent&) const = default;
-};
-
-// None where the bound broadcasts in the middle too, or has not x's layout. `order` has x's dimensions as they lie in
-// memory.
-std::optional<Extent> extent_along(const at::Tensor& x, const at::Tensor& bound, at::IntArrayRef order) {
-  const int64_t missing = x.dim() - bound.dim();
-  const auto size = [&](size_t i) { return order[i] < missing ? 1 : bound.size(order[i] - missing); };
-  size_t first = 0;
-  size_t last = order.size();
-  Extent extent;
-  while (first < last && size(first) == 1) {
-    extent.outer *= x.size(order[first++]);
-  }
-  while (last > first && size(last - 1) == 1) {
-    extent.inner *= x.size(order[--last]);
-  }
-  for (size_t i = last; i-- > first;) {
-    const int64_t dim = order[i];
-    if (size(i) != x.size(dim) || (size(i) != 1 && bound.stride(dim - missing) != extent.middle)) {
-      return std::nullopt;
-    }
-    extent.middle *= size(i);
-  }
-  return first < last ? extent : Extent{1, 1, extent.outer};
-}
-
 bool are_alike(const at::Tensor& a, const at::Tensor& b) {
   return a.sizes() == b.sizes() && a.strides() == b.strides();
 }
@@ -100,11 +67,7 @@ at::Tensor dense(const Loop& loop, const at::Tensor& x, const std::array<const a
   if (!x.is_contiguous(format) || x.numel() == 0) {
     return {};
   }
-  c10::SmallVector<int64_t, 5> order(static_cast<size_t>(x.dim()));
-  std::iota(order.begin(), order.end(), 0);
-  if (format == at::MemoryFormat::ChannelsLast) {
-    std::rotate(order.begin() + 1, order.begin() + 2, order.end());
-  }
+  const auto order = order_of(x, format);
   Extent extent{1, 1, x.numel()};
   std::array<bool, n + 2> varies{};
   std::optional<Extent> of_bound;
@@ -183,10 +146,6 @@ at::Tensor elementwise(const Loop& loop, const at::Tensor& x, const Bounds&... b
 }
 
 }  // namespace
-
-at::Tensor binary_sign(const at::Tensor& x, const at::Scalar& low) {
-  return elementwise(with_numbers(loops(x.scalar_type()).binary_sign, number(low)), x);
-}
 
 at::Tensor ternary_sign(const at::Tensor& x) {
   return elementwise(loops(x.scalar_type()).ternary_sign, x);
@@ -321,22 +280,20 @@ std::array<at::Tensor, 3> backward(
   return result;
 }
 
-}  // namespace
-
 std::array<at::Tensor, 3> clamp_backward(
     const at::Tensor& g, const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val,
     const std::array<bool, 3>& needed) {
   return backward(loops(x.scalar_type()).clamp_backward, g, x, min_val, max_val, needed);
 }
 
-namespace {
-
 // A zero point where there is none.
 at::Tensor zero_like(const at::Tensor& scale) {
   return at::zeros({}, scale.options());
 }
 
-}  // namespace
+at::Tensor binary_sign(const at::Tensor& x, const at::Scalar& low) {
+  return elementwise(with_numbers(loops(x.scalar_type()).binary_sign, number(low)), x);
+}
 
 at::Tensor fake_quantize(
     const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point, int64_t quant_min,
@@ -355,5 +312,9 @@ std::array<at::Tensor, 3> fake_quantize_backward(
                         const Output* outputs) { loop(data, strides, size0, size1, outputs, ends); };
   return backward(loop, g, x, scale, zero_point ? *zero_point : zero_like(scale), needed, grad_scale);
 }
+
+}  // namespace
+
+const Kernels kernels{&is_dense, &binary_sign, &clamp_backward, &fake_quantize, &fake_quantize_backward};
 
 }  // namespace ste::cpu

@@ -1,0 +1,48 @@
+// The kernels for what takes ATen more than one pass over the memory, of the devices that have them.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Scalar.h>
+
+#include <array>
+#include <optional>
+
+namespace ste {
+
+struct Kernels {
+  // Whether a tensor is nothing but dense memory of the device: the kernels take no others.
+  bool (*is_dense)(const at::Tensor& tensor);
+
+  // The number is in x's dtype.
+  at::Tensor (*binary_sign)(const at::Tensor& x, const at::Scalar& low);
+
+  // The gradients to x, min_val and max_val, all of one dtype, those to the bounds summed to the bounds' shapes: in one
+  // pass, and in double whatever the dtype. Undefined where not `needed`. The bits are the same each time, and depend
+  // on no number of threads.
+  std::array<at::Tensor, 3> (*clamp_backward)(
+      const at::Tensor& g, const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val,
+      const std::array<bool, 3>& needed);
+
+  // The parameters are in float, or in double where x is, and broadcast to x's shape. Without a zero point it is 0.
+  at::Tensor (*fake_quantize)(
+      const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point, int64_t quant_min,
+      int64_t quant_max);
+
+  // The gradients to x, in its dtype, and to the parameters, summed to their shapes as in `clamp_backward` and then
+  // multiplied, in float or double.
+  std::array<at::Tensor, 3> (*fake_quantize_backward)(
+      const at::Tensor& g, const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
+      int64_t quant_min, int64_t quant_max, double grad_scale, const std::array<bool, 3>& needed);
+};
+
+// Those of the device that the tensor is on, if it is dense there; else null.
+const Kernels* kernels_of(const at::Tensor& tensor);
+
+// Those of the device that all of the tensors are dense on, or null.
+template <typename... Tensors>
+const Kernels* kernels_for(const at::Tensor& first, const Tensors&... others) {
+  const auto* const kernels = kernels_of(first);
+  return kernels != nullptr && (kernels->is_dense(others) && ...) ? kernels : nullptr;
+}
+
+}  // namespace ste

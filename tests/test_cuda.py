@@ -1,0 +1,13 @@
+"""What can be known of the CUDA kernels without a GPU; `make cuda` knows the rest of it."""
+
+from pathlib import Path
+
+import pytest
+from processes import output_of, program_built_in
+
+import ste
+
+
+@pytest.mark.skipif(ste.backend().name != "native", reason="of ste-core's sources")
+def test_sums_of_the_kernels_on_the_cpu(tmp_path: Path) -> None:
+    output_of(program_built_in(tmp_path, "sums"))

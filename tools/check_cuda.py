@@ -1,0 +1,151 @@
+"""Check the CUDA kernels of the installed ste-core, without a GPU: how they were compiled, linked and registered.
+
+What is found is printed kernel by kernel: registers, spills, and whether memory is moved by 128 bits. It fails where
+a kernel spills, where one that takes packs of neighbors moves less than 128 bits at once, where the library needs a
+symbol that nothing provides, and where an op has no kernel for CUDA.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import ste
+import ste_core
+
+# Load or store, and whether of 128 bits.
+MOVE = re.compile(r"\b(LDG|STG)\.E(\S*)")
+SPILL = re.compile(r"\b(LDL|STL)\b")
+
+
+@dataclass
+class Kernel:
+    """What the machine code of one kernel for one architecture has."""
+
+    name: str
+    registers: int = 0
+    stack: int = 0
+    loads: int = 0
+    stores: int = 0
+    spills: int = 0
+
+
+def output_of(*command: str | Path) -> str:
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=LOADER).stdout
+
+
+def libraries_of_torch() -> list[str]:
+    """The folders with what torch loads, its own libraries and those of the packages that it depends on."""
+    torch_root = Path(torch.__file__).parent
+    return [str(torch_root / "lib"), *map(str, torch_root.parent.glob("nvidia/*/lib"))]
+
+
+LOADER = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(libraries_of_torch())}
+
+
+def cuobjdump() -> str:
+    """That of the toolkit, or the one that comes with Triton, which CUDA builds of torch depend on."""
+    found = shutil.which("cuobjdump")
+    if found is None:
+        import triton
+
+        found = str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump")
+    return found
+
+
+def demangled(names: list[str]) -> dict[str, str]:
+    lines = subprocess.run(["c++filt"], input="\n".join(names), check=True, stdout=subprocess.PIPE, text=True).stdout
+    return dict(zip(names, lines.splitlines()))
+
+
+def short(name: str) -> str:
+    """Without the arguments and the namespaces; what a lambda is in stands for it."""
+    name = re.sub(r"\(anonymous namespace\)::|_INTERNAL_\w+::|ste::cuda::|at::native::|c10::|^void ", "", name)
+    inside = re.search(r"(binary_sign|fake_quantize)\(at::Tensor", name)
+    dtype = re.findall(r"\{lambda\((\w[^,)]*)", name)
+    kind = name.split("<")[0]
+    if inside:
+        return f"{kind}, {inside[1]}, {dtype[-1] if dtype else '?'}"
+    return name[: name.index(">(") + 1] if ">(" in name else name
+
+
+def kernels_in(library: Path) -> dict[str, list[Kernel]]:
+    """Architecture -> the kernels."""
+    tool = cuobjdump()
+    kernels: dict[str, dict[str, Kernel]] = defaultdict(dict)
+    architecture = ""
+    name = ""
+    for line in output_of(tool, "--dump-resource-usage", library).splitlines():
+        if found := re.match(r"arch = (sm_\d+)", line):
+            architecture = found[1]
+        elif found := re.match(r"\s*Function (\S+):", line):
+            name = found[1]
+        elif found := re.search(r"REG:(\d+) STACK:(\d+)", line):
+            kernels[architecture][name] = Kernel(name, registers=int(found[1]), stack=int(found[2]))
+    for line in output_of(tool, "-sass", library).splitlines():
+        if found := re.match(r"\s*(?:code for|arch =) (sm_\d+)", line):
+            architecture = found[1]
+        elif found := re.match(r"\s*Function : (\S+)", line):
+            name = found[1]
+        elif found := MOVE.search(line):
+            is_whole = ".128" in found[2]
+            kernel = kernels[architecture][name]
+            kernel.loads += is_whole and found[1] == "LDG"
+            kernel.stores += is_whole and found[1] == "STG"
+        elif SPILL.search(line):
+            kernels[architecture][name].spills += 1
+    names = demangled([name for of_architecture in kernels.values() for name in of_architecture])
+    for of_architecture in kernels.values():
+        for kernel in of_architecture.values():
+            kernel.name = short(names[kernel.name])
+    return {architecture: list(found.values()) for architecture, found in kernels.items()}
+
+
+def takes_packs(kernel: Kernel) -> bool:
+    """Ours, of several neighbors: their number is the last argument, or the last but one beside a width of 1."""
+    found = re.search(r"^fake_quantize_kernel<.*, (\d+)>$|^reduce_kernel<Reduction<.*, (\d+), 1> ?>$", kernel.name)
+    return found is not None and int(found[1] or found[2]) > 1
+
+
+def main() -> int:
+    problems = []
+    minor = ".".join(torch.__version__.split(".")[:2])
+    (build,) = (build for build in ste_core.builds() if build.torch.startswith(f"{minor}."))
+    library = build.folder / "libste.so"
+    print(f"{library.name} for torch {build.torch}, CUDA {build.cuda}; {ste.backend()}")
+    if build.cuda is None:
+        sys.exit("this ste-core was built without CUDA kernels")
+
+    for architecture, kernels in sorted(kernels_in(library).items()):
+        print(f"\n{architecture}: {len(kernels)} kernels\nregisters  128-bit loads  stores  spills")
+        for kernel in sorted(kernels, key=lambda kernel: kernel.name):
+            print(f"{kernel.registers:9}  {kernel.loads:13}  {kernel.stores:6}  {kernel.spills:6}  {kernel.name}")
+            if kernel.spills or kernel.stack:
+                problems.append(f"{architecture}: {kernel.name} spills ({kernel.spills}, stack {kernel.stack})")
+            if takes_packs(kernel) and not (kernel.loads and kernel.stores):
+                problems.append(f"{architecture}: {kernel.name} moves less than 128 bits at once")
+        if not any(map(takes_packs, kernels)):
+            problems.append(f"{architecture}: no kernel takes packs")
+
+    problems += [line.strip() for line in output_of("ldd", "-r", library).splitlines() if "undefined symbol" in line]
+
+    ops = [schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("ste::")]
+    print(f"\n{len(ops)} ops: {', '.join(sorted(ops))}")
+    for op in ops:
+        for key in ("AutogradCUDA", "CompositeImplicitAutograd"):
+            if not torch._C._dispatch_has_kernel_for_dispatch_key(op, key):
+                problems.append(f"{op} has no kernel at {key}")
+    for problem in problems:
+        print(problem)
+    print("not right" if problems else "all as it should be")
+    return bool(problems)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
