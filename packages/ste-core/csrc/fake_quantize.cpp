@@ -64,40 +64,44 @@ struct Grid {
     const auto rounded = at::round(scaled);
     const auto sum = zero_point ? rounded + *zero_point : rounded;
     // There is no -0. (To add 0 gives that too, but the exporter to ONNX leaves out what adds a constant 0.)
-    const auto shifted = at::where(sum.eq(0), 0, sum);
+    shifted = at::where(sum.eq(0), 0, sum);
     const auto end = [&](const c10::SymInt& value) {
       return at::scalar_tensor(value, x.options().dtype(dtype).layout(at::kStrided));
     };
-    const auto low = end(settings.quant_min);
-    const auto high = end(settings.quant_max);
-    is_inside = shifted.ge(low).logical_and(shifted.le(high));
+    low = end(settings.quant_min);
+    high = end(settings.quant_max);
     q = clamp_by_extrema(shifted, low, high);
   }
 
   at::Tensor values() const { return less(q, zero_point) * scale; }
 
-  // The derivative by the scale, which is a function of the zero point outside of the range, and the other way round.
-  at::Tensor slope_to_scale(const OptionalTensor& original, double grad_scale) const {
-    const auto outside = original ? OptionalTensor(with_gradient_times(grad_scale, *original, dtype)) : std::nullopt;
-    return at::where(is_inside, less(q, zero_point) - scaled, less(q, outside));
-  }
-  at::Tensor slope_to_zero_point(const at::Tensor& original, double grad_scale) const {
-    return at::where(is_inside, 0, -with_gradient_times(grad_scale, original, dtype));
-  }
-
   at::ScalarType dtype;
   at::Tensor scale;
   OptionalTensor zero_point;
   at::Tensor scaled;
+  at::Tensor shifted;
+  at::Tensor low;
+  at::Tensor high;
   at::Tensor q;
-  at::Tensor is_inside;
 };
 
-// What the gradients are made of: values, and no functions of the arguments.
-Grid detached_grid(
-    const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point, const Settings& settings) {
-  return {x.detach(), scale.detach(), detached(zero_point), settings};
-}
+// The derivatives around a grid of values, which are no functions of the arguments.
+struct Slopes : Grid {
+  Slopes(const at::Tensor& x, const at::Tensor& step, const OptionalTensor& shift, const Settings& settings)
+      : Grid(x.detach(), step.detach(), detached(shift), settings),
+        is_inside(shifted.ge(low).logical_and(shifted.le(high))) {}
+
+  // By the scale, which is a function of the zero point outside of the range, and the other way round.
+  at::Tensor by_scale(const OptionalTensor& original, double grad_scale) const {
+    const auto outside = original ? OptionalTensor(with_gradient_times(grad_scale, *original, dtype)) : std::nullopt;
+    return at::where(is_inside, less(q, zero_point) - scaled, less(q, outside));
+  }
+  at::Tensor by_zero_point(const at::Tensor& original, double grad_scale) const {
+    return at::where(is_inside, 0, -with_gradient_times(grad_scale, original, dtype));
+  }
+
+  at::Tensor is_inside;
+};
 
 class FakeQuantizeBackward final : public torch::autograd::Node {
  public:
@@ -130,20 +134,20 @@ class FakeQuantizeBackward final : public torch::autograd::Node {
           std::move(to_x), needed[1] ? to_scale.to(scale.scalar_type()) : at::Tensor(),
           needed[2] ? to_zero_point.to(zero_point->scalar_type()) : at::Tensor()};
     }
-    const auto grid = detached_grid(x, scale, zero_point, settings_);
-    const auto wide = in_dtype(g, grid.dtype);
+    const Slopes slopes(x, scale, zero_point, settings_);
+    const auto wide = in_dtype(g, slopes.dtype);
     const auto to_parameter = [&](const at::Tensor& change, const at::Tensor& parameter) {
       return (change.sum_to_size_symint(parameter.sym_sizes()) * settings_.grad_scale).to(parameter.scalar_type());
     };
     variable_list result(3);
     if (needed[0]) {
-      result[0] = at::where(grid.is_inside, g, 0);
+      result[0] = at::where(slopes.is_inside, g, 0);
     }
     if (needed[1]) {
-      result[1] = to_parameter(wide * grid.slope_to_scale(zero_point, settings_.grad_scale), scale);
+      result[1] = to_parameter(wide * slopes.by_scale(zero_point, settings_.grad_scale), scale);
     }
     if (needed[2]) {
-      result[2] = to_parameter(wide * grid.slope_to_zero_point(scale, settings_.grad_scale), *zero_point);
+      result[2] = to_parameter(wide * slopes.by_zero_point(scale, settings_.grad_scale), *zero_point);
     }
     return result;
   }
@@ -202,16 +206,16 @@ struct FakeQuantizeGradient {
   static at::Tensor tangent(
       const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point, const Settings& settings) {
     const double grad_scale = settings.grad_scale;
-    const auto grid = detached_grid(x, scale, zero_point, settings);
-    const auto zero = at::scalar_tensor(0, grid.scaled.options());
+    const Slopes slopes(x, scale, zero_point, settings);
+    const auto zero = at::scalar_tensor(0, slopes.scaled.options());
     const auto of_x = tangent_of(x);
-    auto sum = at::where(grid.is_inside, of_x ? in_dtype(*of_x, grid.dtype) : zero, zero);
+    auto sum = at::where(slopes.is_inside, of_x ? in_dtype(*of_x, slopes.dtype) : zero, zero);
     if (const auto of_scale = tangent_of(scale)) {
       const auto original = zero_point ? OptionalTensor(primal_of(*zero_point)) : std::nullopt;
-      sum = sum + grid.slope_to_scale(original, grad_scale) * (*of_scale * grad_scale);
+      sum = sum + slopes.by_scale(original, grad_scale) * (*of_scale * grad_scale);
     }
     if (const auto of_zero_point = zero_point ? tangent_of(*zero_point) : std::nullopt) {
-      sum = sum + grid.slope_to_zero_point(primal_of(scale), grad_scale) * (*of_zero_point * grad_scale);
+      sum = sum + slopes.by_zero_point(primal_of(scale), grad_scale) * (*of_zero_point * grad_scale);
     }
     return sum.to(x.scalar_type());
   }

@@ -38,11 +38,14 @@ struct Kernels {
 // Those of the device that the tensor is on, if it is dense there; else null.
 const Kernels* kernels_of(const at::Tensor& tensor);
 
-// Those of the device that all of the tensors are dense on, or null.
+// Those of the one device that all of the tensors are dense on, or null.
 template <typename... Tensors>
 const Kernels* kernels_for(const at::Tensor& first, const Tensors&... others) {
   const auto* const kernels = kernels_of(first);
-  return kernels != nullptr && (kernels->is_dense(others) && ...) ? kernels : nullptr;
+  [[maybe_unused]] const auto is_beside = [&](const at::Tensor& other) {
+    return kernels->is_dense(other) && other.device() == first.device();
+  };
+  return kernels != nullptr && (is_beside(others) && ...) ? kernels : nullptr;
 }
 
 }  // namespace ste
