@@ -120,9 +120,16 @@ MUTANTS = [
 ]
 
 
+def copy_changed(source: str, target: str) -> str:
+    """With a new time where the contents differ: a file that the last mutant changed has to be compiled again."""
+    if not Path(target).exists() or Path(target).read_bytes() != Path(source).read_bytes():
+        shutil.copyfile(source, target)
+    return target
+
+
 def mutate(mutant: Mutant, tree: Path) -> None:
     for part in ("cmake", "packages/ste-core"):
-        shutil.copytree(ROOT / part, tree / part, dirs_exist_ok=True)
+        shutil.copytree(ROOT / part, tree / part, copy_function=copy_changed, dirs_exist_ok=True)
     file = tree / mutant.file
     source = file.read_text()
     for old, new in mutant.changes:
