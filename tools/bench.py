@@ -7,6 +7,7 @@ tools/bench_report.py makes the page of them.
 """
 
 import argparse
+import ctypes
 import itertools
 import json
 import math
@@ -50,9 +51,6 @@ SECONDS = 0.7
 LARGE = [(1, 64, 32, 32), (1, 64, 128, 128), (1, 64, 625, 250)]  # 65,536, 1,048,576 and 10,000,000 elements
 GROWTH = [10**power for power in range(9)]
 CALLS = 1000  # whose instructions are counted
-# For glibc: what is freed, of up to 32 MiB, stays with the process, as with an allocator that caches. Without it, most
-# of the time for a result of some megabytes is that of the system's zeroing of its pages, or none is, by chance.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 
 
@@ -216,12 +214,28 @@ def somewhere(shape: Sequence[int], dtype: torch.dtype, memory_format: torch.mem
     return x.copy_(torch.randn(shape) * 3)
 
 
+def keep_memory(keep: bool) -> None:
+    """Whether what is freed stays with the process, as it does with an allocator that caches.
+
+    If it does not, most of the time for a result of some megabytes is that of the system's zeroing of its pages, or
+    none of it is, by chance. With another C library than glibc nothing changes.
+    """
+    libc: Any = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # as <malloc.h> numbers them
+        libc.mallopt(mmap_threshold, 2**17)
+        libc.mallopt(mmap_max, 0 if keep else 65536)
+        libc.mallopt(trim_threshold, 2**31 - 1 if keep else 2**17)
+        libc.malloc_trim(0)
+
+
 class Bench:
     """Everything that this process, with its backend, can measure."""
 
     def __init__(self, peer: str, *, quick: bool) -> None:
         torch.set_num_threads(1)
         torch.manual_seed(0)
+        keep_memory(True)
         self.peer = peer
         self.sizes = LARGE[:1] if quick else LARGE
         self.quick = quick
@@ -322,6 +336,7 @@ class Bench:
 
     def memory(self) -> Iterator[Result]:
         """The peak of forward and backward, in tensors of x's size."""
+        keep_memory(False)
         for variant in VARIANTS:
             x = torch.randn(1, 64, 400, 400, requires_grad=True)
             for title, call in self.competitors(variant, x).items():
@@ -329,6 +344,7 @@ class Bench:
                 yield Result(
                     "memory", variant, title, statistics.median(peaks), min(peaks), max(peaks), elements=x.numel()
                 )
+        keep_memory(True)
 
     def compiled(self) -> Iterator[Result]:
         """A quantizer, written with the ops and with the idiom."""
@@ -529,7 +545,7 @@ def main() -> None:
                 command,
                 stdout=subprocess.PIPE,
                 text=True,
-                env={**os.environ, **KEEP_MEMORY, "STE_BACKEND": backend, **environment},
+                env={**os.environ, "STE_BACKEND": backend, **environment},
             ) as process:
                 assert process.stdout is not None
                 for line in process.stdout:

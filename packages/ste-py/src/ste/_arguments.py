@@ -166,7 +166,9 @@ def _rounded(value: float, info: torch.finfo) -> float:
 
 def tensor_bound(bound: Tensor, dtype: torch.dtype, *, is_min: bool) -> Tensor:
     """The bound in x's dtype; for an integer x rounded inwards, and the range's end where it is past it."""
-    if bound.dtype == dtype or dtype.is_floating_point:
+    if bound.dtype == dtype:
+        return bound
+    if dtype.is_floating_point:
         return bound.to(dtype)
     if bound.is_floating_point():
         wide = bound.to(torch.float64)
