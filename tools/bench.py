@@ -214,19 +214,17 @@ def somewhere(shape: Sequence[int], dtype: torch.dtype, memory_format: torch.mem
     return x.copy_(torch.randn(shape) * 3)
 
 
-def keep_memory(keep: bool) -> None:
-    """Whether what is freed stays with the process, as it does with an allocator that caches.
+def keep_memory() -> None:
+    """What is freed stays with the process from here on, as it does with an allocator that caches.
 
     If it does not, most of the time for a result of some megabytes is that of the system's zeroing of its pages, or
     none of it is, by chance. With another C library than glibc nothing changes.
     """
     libc: Any = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
-        trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # as <malloc.h> numbers them
-        libc.mallopt(mmap_threshold, 2**17)
-        libc.mallopt(mmap_max, 0 if keep else 65536)
-        libc.mallopt(trim_threshold, 2**31 - 1 if keep else 2**17)
-        libc.malloc_trim(0)
+        trim_threshold, mmap_max = -1, -4  # as <malloc.h> numbers them
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 class Bench:
@@ -235,7 +233,6 @@ class Bench:
     def __init__(self, peer: str, *, quick: bool) -> None:
         torch.set_num_threads(1)
         torch.manual_seed(0)
-        keep_memory(True)
         self.peer = peer
         self.sizes = LARGE[:1] if quick else LARGE
         self.quick = quick
@@ -336,7 +333,6 @@ class Bench:
 
     def memory(self) -> Iterator[Result]:
         """The peak of forward and backward, in tensors of x's size."""
-        keep_memory(False)
         for variant in VARIANTS:
             x = torch.randn(1, 64, 400, 400, requires_grad=True)
             for title, call in self.competitors(variant, x).items():
@@ -344,7 +340,6 @@ class Bench:
                 yield Result(
                     "memory", variant, title, statistics.median(peaks), min(peaks), max(peaks), elements=x.numel()
                 )
-        keep_memory(True)
 
     def compiled(self) -> Iterator[Result]:
         """A quantizer, written with the ops and with the idiom."""
@@ -406,12 +401,14 @@ class Bench:
                 yield Result("instructions", cause, title, count, count, count, elements=8)
 
     def all(self) -> Iterator[Result]:
+        if self.backend == "native" and not self.peer:
+            yield from self.memory()
+        keep_memory()
         yield from self.calls()
         yield from self.large()
         if self.backend == "native" and not self.peer:
             yield from self.backward_of_tensor_clamp()
             yield from self.fake_quantize()
-            yield from self.memory()
             yield from self.compiled()
             yield from self.growth()
             yield from self.exactness()
