@@ -539,10 +539,7 @@ def main() -> None:
             command = [sys.executable, __file__, arguments.results, "--worker", peer]
             command += ["--quick"] if arguments.quick else []
             with subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                text=True,
-                env={**os.environ, "STE_BACKEND": backend, **environment},
+                command, stdout=subprocess.PIPE, text=True, env={**os.environ, "STE_BACKEND": backend, **environment}
             ) as process:
                 assert process.stdout is not None
                 for line in process.stdout:

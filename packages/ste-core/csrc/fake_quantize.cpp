@@ -8,6 +8,7 @@
 #include <ATen/ops/round.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
@@ -38,6 +39,11 @@ at::Tensor in_dtype(const at::Tensor& tensor, at::ScalarType dtype) {
 
 OptionalTensor in_dtype(const OptionalTensor& tensor, at::ScalarType dtype) {
   return tensor ? OptionalTensor(in_dtype(*tensor, dtype)) : std::nullopt;
+}
+
+// As the kernels take it: 0 where there is none.
+at::Tensor or_zero(const OptionalTensor& zero_point, const at::Tensor& scale, at::ScalarType dtype) {
+  return zero_point ? in_dtype(*zero_point, dtype) : at::zeros({}, scale.options().dtype(dtype));
 }
 
 OptionalTensor detached(const OptionalTensor& tensor) {
@@ -128,8 +134,9 @@ class FakeQuantizeBackward final : public torch::autograd::Node {
     if (kernels != nullptr && g.scalar_type() == x.scalar_type()) {
       const auto dtype = computed_in(x);
       auto [to_x, to_scale, to_zero_point] = kernels->fake_quantize_backward(
-          g, x, in_dtype(scale, dtype), in_dtype(zero_point, dtype), settings_.quant_min.guard_int(__FILE__, __LINE__),
-          settings_.quant_max.guard_int(__FILE__, __LINE__), settings_.grad_scale, needed);
+          g, x, in_dtype(scale, dtype), or_zero(zero_point, scale, dtype),
+          settings_.quant_min.guard_int(__FILE__, __LINE__), settings_.quant_max.guard_int(__FILE__, __LINE__),
+          settings_.grad_scale, needed);
       return {
           std::move(to_x), needed[1] ? to_scale.to(scale.scalar_type()) : at::Tensor(),
           needed[2] ? to_zero_point.to(zero_point->scalar_type()) : at::Tensor()};
@@ -237,7 +244,7 @@ at::Tensor fake_quantize_eager(
   }
   const auto dtype = computed_in(x);
   return kernels->fake_quantize(
-      x, in_dtype(scale, dtype), in_dtype(zero_point, dtype), quant_min.guard_int(__FILE__, __LINE__),
+      x, in_dtype(scale, dtype), or_zero(zero_point, scale, dtype), quant_min.guard_int(__FILE__, __LINE__),
       quant_max.guard_int(__FILE__, __LINE__));
 }
 

@@ -2,10 +2,10 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/DispatchKeySet.h>
 #include <c10/core/Scalar.h>
 
 #include <array>
-#include <optional>
 
 namespace ste {
 
@@ -23,17 +23,23 @@ struct Kernels {
       const at::Tensor& g, const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val,
       const std::array<bool, 3>& needed);
 
-  // The parameters are in float, or in double where x is, and broadcast to x's shape. Without a zero point it is 0.
+  // The parameters are in float, or in double where x is, and broadcast to x's shape.
   at::Tensor (*fake_quantize)(
-      const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point, int64_t quant_min,
-      int64_t quant_max);
+      const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, int64_t quant_min, int64_t quant_max);
 
   // The gradients to x, in its dtype, and to the parameters, summed to their shapes as in `clamp_backward` and then
   // multiplied, in float or double.
   std::array<at::Tensor, 3> (*fake_quantize_backward)(
-      const at::Tensor& g, const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
+      const at::Tensor& g, const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point,
       int64_t quant_min, int64_t quant_max, double grad_scale, const std::array<bool, 3>& needed);
 };
+
+// Whether a tensor is nothing but dense memory of the device with these keys.
+template <c10::DispatchKey backend, c10::DispatchKey autograd, c10::DispatchKey autocast>
+bool is_dense_on(const at::Tensor& tensor) {
+  constexpr c10::DispatchKeySet dense{backend, c10::DispatchKey::ADInplaceOrView, autograd, autocast};
+  return tensor.key_set().has(backend) && (tensor.key_set() | dense) == dense;
+}
 
 // Those of the device that the tensor is on, if it is dense there; else null.
 const Kernels* kernels_of(const at::Tensor& tensor);

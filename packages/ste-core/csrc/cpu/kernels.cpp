@@ -37,9 +37,7 @@ Loops loops(at::ScalarType dtype) {
 
 bool is_dense(const at::Tensor& tensor) {
   using c10::DispatchKey;
-  constexpr c10::DispatchKeySet dense{
-      DispatchKey::CPU, DispatchKey::ADInplaceOrView, DispatchKey::AutogradCPU, DispatchKey::AutocastCPU};
-  return tensor.key_set().has(DispatchKey::CPU) && (tensor.key_set() | dense) == dense;
+  return is_dense_on<DispatchKey::CPU, DispatchKey::AutogradCPU, DispatchKey::AutocastCPU>(tensor);
 }
 
 namespace {
@@ -286,31 +284,25 @@ std::array<at::Tensor, 3> clamp_backward(
   return backward(loops(x.scalar_type()).clamp_backward, g, x, min_val, max_val, needed);
 }
 
-// A zero point where there is none.
-at::Tensor zero_like(const at::Tensor& scale) {
-  return at::zeros({}, scale.options());
-}
-
 at::Tensor binary_sign(const at::Tensor& x, const at::Scalar& low) {
   return elementwise(with_numbers(loops(x.scalar_type()).binary_sign, number(low)), x);
 }
 
 at::Tensor fake_quantize(
-    const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point, int64_t quant_min,
-    int64_t quant_max) {
+    const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, int64_t quant_min, int64_t quant_max) {
   const Ends ends{static_cast<double>(quant_min), static_cast<double>(quant_max)};
   const auto loop = with_numbers(loops(x.scalar_type()).fake_quantize, ends);
-  return elementwise(loop, x, scale, zero_point ? *zero_point : zero_like(scale));
+  return elementwise(loop, x, scale, zero_point);
 }
 
 std::array<at::Tensor, 3> fake_quantize_backward(
-    const at::Tensor& g, const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
-    int64_t quant_min, int64_t quant_max, double grad_scale, const std::array<bool, 3>& needed) {
+    const at::Tensor& g, const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, int64_t quant_min,
+    int64_t quant_max, double grad_scale, const std::array<bool, 3>& needed) {
   const Ends ends{static_cast<double>(quant_min), static_cast<double>(quant_max)};
   const auto loop = [loop = loops(x.scalar_type()).fake_quantize_backward, ends](
                         char* const* data, const int64_t* strides, int64_t size0, int64_t size1,
                         const Output* outputs) { loop(data, strides, size0, size1, outputs, ends); };
-  return backward(loop, g, x, scale, zero_point ? *zero_point : zero_like(scale), needed, grad_scale);
+  return backward(loop, g, x, scale, zero_point, needed, grad_scale);
 }
 
 }  // namespace

@@ -10,7 +10,6 @@
 #include <array>
 #include <limits>
 #include <numeric>
-#include <tuple>
 #include <type_traits>
 #include <utility>
 

@@ -11,7 +11,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
-#include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <ATen/native/cuda/Loops.cuh>
@@ -24,9 +23,7 @@ namespace ste::cuda {
 
 bool is_dense(const at::Tensor& tensor) {
   using c10::DispatchKey;
-  constexpr c10::DispatchKeySet dense{
-      DispatchKey::CUDA, DispatchKey::ADInplaceOrView, DispatchKey::AutogradCUDA, DispatchKey::AutocastCUDA};
-  return tensor.key_set().has(DispatchKey::CUDA) && (tensor.key_set() | dense) == dense;
+  return is_dense_on<DispatchKey::CUDA, DispatchKey::AutogradCUDA, DispatchKey::AutocastCUDA>(tensor);
 }
 
 namespace {
@@ -84,10 +81,6 @@ std::optional<at::MemoryFormat> format_of(const at::Tensor& x) {
   return std::nullopt;
 }
 
-at::Tensor or_zero(const std::optional<at::Tensor>& zero_point, const at::Tensor& scale) {
-  return zero_point ? *zero_point : at::zeros({}, scale.options());
-}
-
 template <typename W>
 struct Ends {
   W quant_min;
@@ -138,10 +131,8 @@ void launch_fake_quantize(
 }
 
 at::Tensor fake_quantize(
-    const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& optional_zero_point,
-    int64_t quant_min, int64_t quant_max) {
+    const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, int64_t quant_min, int64_t quant_max) {
   const c10::cuda::CUDAGuard guard(x.device());
-  const auto zero_point = or_zero(optional_zero_point, scale);
   const auto format = format_of(x);
   const auto dense = format ? along(x, scale, zero_point, *format) : std::nullopt;
   if (dense && x.numel() > 0) {
@@ -298,13 +289,13 @@ std::array<at::Tensor, 3> clamp_backward(
 }
 
 std::array<at::Tensor, 3> fake_quantize_backward(
-    const at::Tensor& g, const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
-    int64_t quant_min, int64_t quant_max, double grad_scale, const std::array<bool, 3>& needed) {
+    const at::Tensor& g, const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, int64_t quant_min,
+    int64_t quant_max, double grad_scale, const std::array<bool, 3>& needed) {
   const c10::cuda::CUDAGuard guard(x.device());
   return AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "fake_quantize_backward", [&] {
     using W = at::opmath_type<scalar_t>;
     const FakeQuantizeGradient<W> gradient{{static_cast<W>(quant_min), static_cast<W>(quant_max)}};
-    return backward<scalar_t, W>(gradient, g, x, scale, or_zero(zero_point, scale), needed, grad_scale);
+    return backward<scalar_t, W>(gradient, g, x, scale, zero_point, needed, grad_scale);
   });
 }
 
