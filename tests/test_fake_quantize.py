@@ -97,6 +97,31 @@ def test_gradients(shape: Shape, extent: str, dtype: torch.dtype, device: str) -
             assert_sums(to_zero_point, g.double() * by_zero_point, grad_scale)
 
 
+@EVERY_DTYPE
+@pytest.mark.parametrize("count", [1, 63, 64, 129, 4099])
+def test_gradients_without_a_zero_point(count: int, dtype: torch.dtype, device: str) -> None:
+    x, scale, _, g = sample((count,), "per tensor", dtype, device)
+    for zero_point in (None, torch.tensor(-0.0, dtype=dtype, device=device)):
+        arguments = leaves(x, scale)
+        to_x, to_scale = torch.autograd.grad(fake_quantize(*arguments, zero_point, LOW, HIGH), arguments, g)
+        by_x, by_scale, _ = slopes(x, scale, torch.zeros_like(scale))
+        assert_same_bits(to_x, torch.where(by_x > 0, g, 0), x)
+        assert_sums(to_scale, g.double() * by_scale)
+
+
+@EVERY_DTYPE
+@pytest.mark.parametrize("scale", [0.3, -0.5, 0.0, math.inf, math.nan])
+def test_gradient_to_any_x(scale: float, dtype: torch.dtype, device: str) -> None:
+    """The mask is that of the formula in float32 (float64 for float64), whatever x is."""
+    x = values(dtype, device).requires_grad_()
+    step = torch.tensor(scale, dtype=dtype, device=device)
+    g = torch.randn(x.shape, dtype=torch.float64, device=device).to(dtype)
+    (to_x,) = torch.autograd.grad(fake_quantize(x, step, None, LOW, HIGH), x, g)
+    wide = torch.promote_types(dtype, torch.float32)
+    rounded = (x.detach().to(wide) / step.to(wide)).round()
+    assert_same_bits(to_x, torch.where((rounded >= LOW) & (rounded <= HIGH), g, 0), x)
+
+
 @EVERY_EXTENT
 @EVERY_DTYPE
 def test_the_class_gives_the_same(extent: str, dtype: torch.dtype, device: str) -> None:

@@ -5,6 +5,8 @@
 #include <c10/macros/Macros.h>
 
 #include <cmath>
+#include <type_traits>
+#include <utility>
 
 namespace ste::element {
 
@@ -83,39 +85,70 @@ C10_HOST_DEVICE inline ClampGradient<V> clamp_backward(V g, V x, V min_val, V ma
   };
 }
 
-// A grid of integers: where it lies, and where it ends.
+// The zero point of a grid with none, for the kernels that gain by it. Its scale is positive and finite.
+struct Zero {};
+
 template <typename V>
+C10_HOST_DEVICE inline V operator+(V v, Zero) {
+  return v;
+}
+
+template <typename V>
+C10_HOST_DEVICE inline V operator-(V v, Zero) {
+  return v;
+}
+
+// A grid of integers: where it lies, and where it ends.
+template <typename V, typename ZeroPoint = V>
 struct Grid {
   V scale;
-  V zero_point;
+  ZeroPoint zero_point;
   V quant_min;
   V quant_max;
 };
 
+// `scaled` is x / scale.
+template <typename V, typename ZeroPoint>
+C10_HOST_DEVICE inline V fake_quantize_scaled(V scaled, const Grid<V, ZeroPoint>& grid) {
+  const V shifted = round_half_even(scaled) + grid.zero_point;
+  const V result = (clamp(shifted, grid.quant_min, grid.quant_max) - grid.zero_point) * grid.scale;
+  if constexpr (std::is_same_v<ZeroPoint, Zero>) {
+    return result + V(0);  // there is no -0; one operation together with the product
+  } else {
+    return result;
+  }
+}
+
 template <typename V>
 C10_HOST_DEVICE inline V fake_quantize(V x, const Grid<V>& grid) {
-  const V shifted = round_half_even(x / grid.scale) + grid.zero_point;
-  return (clamp(shifted, grid.quant_min, grid.quant_max) - grid.zero_point) * grid.scale;
+  return fake_quantize_scaled(x / grid.scale, grid);
 }
 
 template <typename V>
 struct FakeQuantizeGradient {
+  decltype(std::declval<V>() == std::declval<V>()) is_inside;
   V x;
   V scale;
   V zero_point;
 };
 
-template <typename V>
-C10_HOST_DEVICE inline FakeQuantizeGradient<V> fake_quantize_backward(V g, V x, const Grid<V>& grid) {
-  const V scaled = x / grid.scale;
+template <typename V, typename ZeroPoint>
+C10_HOST_DEVICE inline FakeQuantizeGradient<V> fake_quantize_backward_scaled(
+    V g, V scaled, const Grid<V, ZeroPoint>& grid) {
   const V shifted = round_half_even(scaled) + grid.zero_point;
   const V clamped = clamp(shifted, grid.quant_min, grid.quant_max);
   const auto is_inside = shifted == clamped;
   return {
+      is_inside,
       keep(is_inside, g),
       g * (clamped - grid.zero_point - keep(is_inside, scaled)),
       keep(shifted != clamped, V(0) - g * grid.scale),
   };
+}
+
+template <typename V>
+C10_HOST_DEVICE inline FakeQuantizeGradient<V> fake_quantize_backward(V g, V x, const Grid<V>& grid) {
+  return fake_quantize_backward_scaled(g, x / grid.scale, grid);
 }
 
 }  // namespace ste::element

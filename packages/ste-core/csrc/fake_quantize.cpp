@@ -4,6 +4,8 @@
 #include "node.h"
 #include "op.h"
 
+#include <ATen/Dispatch.h>
+#include <ATen/EmptyTensor.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/round.h>
 #include <ATen/ops/scalar_tensor.h>
@@ -12,6 +14,7 @@
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <utility>
@@ -41,9 +44,31 @@ OptionalTensor in_dtype(const OptionalTensor& tensor, at::ScalarType dtype) {
   return tensor ? OptionalTensor(in_dtype(*tensor, dtype)) : std::nullopt;
 }
 
+template <typename From>
+void convert_to(const at::Tensor& to, const at::Tensor& from) {
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, to.scalar_type(), "convert_to", [&] {
+    const auto* const begin = from.const_data_ptr<From>();
+    std::transform(begin, begin + from.numel(), to.mutable_data_ptr<scalar_t>(), &c10::convert<scalar_t, From>);
+  });
+}
+
+// What the kernels take and give, in another dtype. For a few numbers `to` takes as long as all of the rest of a call.
+at::Tensor converted(const at::Tensor& dense, at::ScalarType dtype) {
+  constexpr int64_t few = 1024;
+  const auto type = dense.scalar_type();
+  const bool is_known = type == at::kFloat || type == at::kBFloat16 || type == at::kHalf || type == at::kDouble;
+  if (type == dtype || !is_known || !dense.is_cpu() || !dense.is_contiguous() || dense.numel() > few) {
+    return in_dtype(dense, dtype);
+  }
+  at::Tensor result(at::detail::empty_cpu(dense.sizes(), dtype, false, at::MemoryFormat::Contiguous));
+  AT_DISPATCH_FLOATING_TYPES_AND2(
+      at::kHalf, at::kBFloat16, type, "converted", [&] { convert_to<scalar_t>(result, dense); });
+  return result;
+}
+
 // As the kernels take it: 0 where there is none.
 at::Tensor or_zero(const OptionalTensor& zero_point, const at::Tensor& scale, at::ScalarType dtype) {
-  return zero_point ? in_dtype(*zero_point, dtype) : at::zeros({}, scale.options().dtype(dtype));
+  return zero_point ? converted(*zero_point, dtype) : at::zeros({}, scale.options().dtype(dtype));
 }
 
 OptionalTensor detached(const OptionalTensor& tensor) {
@@ -134,12 +159,12 @@ class FakeQuantizeBackward final : public torch::autograd::Node {
     if (kernels != nullptr && g.scalar_type() == x.scalar_type()) {
       const auto dtype = computed_in(x);
       auto [to_x, to_scale, to_zero_point] = kernels->fake_quantize_backward(
-          g, x, in_dtype(scale, dtype), or_zero(zero_point, scale, dtype),
+          g, x, converted(scale, dtype), or_zero(zero_point, scale, dtype),
           settings_.quant_min.guard_int(__FILE__, __LINE__), settings_.quant_max.guard_int(__FILE__, __LINE__),
           settings_.grad_scale, needed);
       return {
-          std::move(to_x), needed[1] ? to_scale.to(scale.scalar_type()) : at::Tensor(),
-          needed[2] ? to_zero_point.to(zero_point->scalar_type()) : at::Tensor()};
+          std::move(to_x), needed[1] ? converted(to_scale, scale.scalar_type()) : at::Tensor(),
+          needed[2] ? converted(to_zero_point, zero_point->scalar_type()) : at::Tensor()};
     }
     const Slopes slopes(x, scale, zero_point, settings_);
     const auto wide = in_dtype(g, slopes.dtype);
@@ -244,7 +269,7 @@ at::Tensor fake_quantize_eager(
   }
   const auto dtype = computed_in(x);
   return kernels->fake_quantize(
-      x, in_dtype(scale, dtype), or_zero(zero_point, scale, dtype), quant_min.guard_int(__FILE__, __LINE__),
+      x, converted(scale, dtype), or_zero(zero_point, scale, dtype), quant_min.guard_int(__FILE__, __LINE__),
       quant_max.guard_int(__FILE__, __LINE__));
 }
 

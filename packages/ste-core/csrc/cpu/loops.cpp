@@ -621,45 +621,164 @@ void clamp_backward(char* const* data, const int64_t* strides, int64_t size0, in
 template <typename T>
 using Parts = std::array<Vectorized<Wide<T>>, sizeof(Wide<T>) / sizeof(T)>;
 
-// A bfloat16 is the upper half of a float: a shift and a mask take each 32 bits apart, into an even element and an odd
-// one, with a third of the operations of at::vec's conversions, which keep the order.
-template <typename T, bool in_order>
-constexpr bool is_in_pairs = std::is_same_v<T, c10::BFloat16> && !in_order;
-
-using Bits = Vectorized<int32_t>;
-constexpr int32_t kUpperHalf = -(1 << 16);
-
-Bits bits_of(const Vectorized<float>& v) {
-  return at::vec::cast<int32_t>(v);
-}
-
-template <typename T, bool in_order = false>
+template <typename T>
 Parts<T> load_parts(const T* from) {
   if constexpr (std::is_same_v<T, Wide<T>>) {
     return {Vectorized<T>::loadu(from)};
-  } else if constexpr (is_in_pairs<T, in_order>) {
-    const auto pairs = Bits::loadu(from);
-    return {at::vec::cast<float>(pairs << Bits(16)), at::vec::cast<float>(pairs & Bits(kUpperHalf))};
   } else {
     const auto [low, high] = at::vec::convert_to_float<T>(Vectorized<T>::loadu(from));
     return {low, high};
   }
 }
 
-// Whether the numbers are to be rounded, or are of T. A NaN is to have a payload that a T can have.
-template <typename T, bool rounds, bool in_order = false>
+template <typename T>
 void store_parts(const Parts<T>& parts, T* to) {
   if constexpr (std::is_same_v<T, Wide<T>>) {
     parts[0].store(to);
-  } else if constexpr (is_in_pairs<T, in_order>) {
-    const auto rounded = [](const Vectorized<float>& v) {
-      const auto bits = bits_of(v);
-      return rounds ? bits + Bits(0x7FFF) + ((bits >> Bits(16)) & Bits(1)) : bits;
-    };
-    const auto even = (rounded(parts[0]) >> Bits(16)) & Bits(~kUpperHalf);
-    (even | (rounded(parts[1]) & Bits(kUpperHalf))).store(to);
   } else {
     at::vec::convert_from_float<T>(parts[0], parts[1]).store(to);
+  }
+}
+
+// Four vectors of what a row is computed in. (As an array, GCC keeps them in memory.)
+template <typename W>
+struct Four {
+  Vectorized<W> a;
+  Vectorized<W> b;
+  Vectorized<W> c;
+  Vectorized<W> d;
+};
+
+// A bfloat16 is the upper half of a float: a shift and a mask take each 32 bits apart, into an even element and an odd
+// one, with a third of the operations of at::vec's conversions, which keep the order.
+using Bits = Vectorized<int32_t>;
+constexpr int32_t kUpperHalf = -(1 << 16);
+
+// (at::vec::cast goes through memory here.)
+Bits bits_of(const Vectorized<float>& v) {
+#if defined(CPU_CAPABILITY_AVX512)
+  return _mm512_castps_si512(v);
+#elif defined(CPU_CAPABILITY_AVX2)
+  return _mm256_castps_si256(v);
+#else
+  return at::vec::cast<int32_t>(v);
+#endif
+}
+
+// The lower half of one and the upper half of the other.
+Bits halves(const Bits& lower, const Bits& upper) {
+#if defined(CPU_CAPABILITY_AVX512)
+  return _mm512_mask_blend_epi16(0xAAAAAAAA, lower, upper);
+#elif defined(CPU_CAPABILITY_AVX2)
+  return _mm256_blend_epi16(lower, upper, 0xAA);
+#else
+  return (lower & Bits(~kUpperHalf)) | (upper & Bits(kUpperHalf));
+#endif
+}
+
+// To the nearest bfloat16, of two the even one, in the upper half. A NaN is to have a payload that a bfloat16 can have.
+Bits rounded(const Vectorized<float>& v) {
+  const auto bits = bits_of(v);
+  const auto raised = bits + Bits(0x7FFF);
+#if defined(CPU_CAPABILITY_AVX512)
+  return _mm512_mask_add_epi32(raised, _mm512_test_epi32_mask(bits, Bits(0x10000)), raised, Bits(1));
+#else
+  return raised + ((bits >> Bits(16)) & Bits(1));
+#endif
+}
+
+template <typename T>
+Four<Wide<T>> load_four(const T* from) {
+  using V = Vectorized<T>;
+  constexpr int64_t size = V::size();
+  if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    const auto first = Bits::loadu(from);
+    const auto second = Bits::loadu(from + size);
+    const auto even = [](const Bits& pairs) { return at::vec::cast<float>(pairs << Bits(16)); };
+    const auto odd = [](const Bits& pairs) { return at::vec::cast<float>(pairs & Bits(kUpperHalf)); };
+    return {even(first), odd(first), even(second), odd(second)};
+  } else if constexpr (is_16_bit<T>) {
+    const auto [a, b] = at::vec::convert_to_float<T>(V::loadu(from));
+    const auto [c, d] = at::vec::convert_to_float<T>(V::loadu(from + size));
+    return {a, b, c, d};
+  } else {
+    return {V::loadu(from), V::loadu(from + size), V::loadu(from + 2 * size), V::loadu(from + 3 * size)};
+  }
+}
+
+template <typename T>
+void store_four(const Four<Wide<T>>& four, T* to) {
+  constexpr int64_t size = Vectorized<T>::size();
+  if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    halves(rounded(four.a) >> Bits(16), rounded(four.b)).store(to);
+    halves(rounded(four.c) >> Bits(16), rounded(four.d)).store(to + size);
+  } else if constexpr (is_16_bit<T>) {
+    at::vec::convert_from_float<T>(four.a, four.b).store(to);
+    at::vec::convert_from_float<T>(four.c, four.d).store(to + size);
+  } else {
+    four.a.store(to);
+    four.b.store(to + size);
+    four.c.store(to + 2 * size);
+    four.d.store(to + 3 * size);
+  }
+}
+
+// What stands in a row where a mask holds, and else 0.
+template <typename T>
+void store_kept(const T* from, const Four<Wide<T>>& masks, T* to) {
+  if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    constexpr int64_t size = Vectorized<T>::size();
+    (Bits::loadu(from) & halves(bits_of(masks.a), bits_of(masks.b))).store(to);
+    (Bits::loadu(from + size) & halves(bits_of(masks.c), bits_of(masks.d))).store(to + size);
+  } else {
+    const auto four = load_four(from);
+    store_four<T>({four.a & masks.a, four.b & masks.b, four.c & masks.c, four.d & masks.d}, to);
+  }
+}
+
+// The quotients of a row by one number. They are one step ahead of what is made of them: a division takes long, and the
+// processor goes on with the rest.
+template <typename T>
+class Quotients {
+ public:
+  using W = Wide<T>;
+
+  // Of four vectors or more.
+  Quotients(const T* x, int64_t size, const Vectorized<W>& divisor)
+      : x_(x), last_(size - kStep), divisor_(divisor), next_(at(0)) {}
+
+  // Those from element i on, in order.
+  Four<W> from(int64_t i) {
+    const auto result = next_;
+    next_ = at(std::min(i + kStep, last_));
+    return result;
+  }
+
+ private:
+  static constexpr int64_t kStep = 4 * Vectorized<W>::size();
+
+  Four<W> at(int64_t i) const {
+    const auto four = load_four(x_ + i);
+    return {four.a / divisor_, four.b / divisor_, four.c / divisor_, four.d / divisor_};
+  }
+
+  const T* x_;
+  int64_t last_;
+  Vectorized<W> divisor_;
+  Four<W> next_;
+};
+
+// What a grid with no zero point is computed with, and another one.
+template <typename W, typename Function>
+void with_grid(const element::Grid<W>& grid, const Function& function) {
+  using V = Vectorized<W>;
+  const V scale(grid.scale);
+  const V quant_min(grid.quant_min);
+  const V quant_max(grid.quant_max);
+  if (grid.zero_point == 0 && grid.scale > 0 && grid.scale <= std::numeric_limits<W>::max()) {
+    function(element::Grid<V, element::Zero>{scale, {}, quant_min, quant_max});
+  } else {
+    function(element::Grid<V>{scale, V(grid.zero_point), quant_min, quant_max});
   }
 }
 
@@ -667,6 +786,32 @@ void store_parts(const Parts<T>& parts, T* to) {
 template <typename W>
 W with_plain_nan(W number) {
   return number == number ? number : std::numeric_limits<W>::quiet_NaN();
+}
+
+// A row with one scale and one zero point.
+template <typename T>
+void fake_quantize_row(char* y, const char* x, const char* scale, const char* zero_point, int64_t size, Ends ends) {
+  using W = Wide<T>;
+  constexpr int64_t step = 4 * Vectorized<W>::size();
+  const auto number = [](const char* of) { return with_plain_nan(*reinterpret_cast<const W*>(of)); };
+  const element::Grid<W> grid{
+      number(scale), number(zero_point), static_cast<W>(ends.quant_min), static_cast<W>(ends.quant_max)};
+  const auto* const from = reinterpret_cast<const T*>(x);
+  auto* const to = reinterpret_cast<T*>(y);
+  int64_t i = 0;
+  if (size >= step) {
+    with_grid(grid, [&](const auto& grids) {
+      Quotients<T> quotients(from, size, grids.scale);
+      const auto value = [&](const auto& scaled) { return element::fake_quantize_scaled(scaled, grids); };
+      for (; i + step <= size; i += step) {
+        const auto scaled = quotients.from(i);
+        store_four<T>({value(scaled.a), value(scaled.b), value(scaled.c), value(scaled.d)}, to + i);
+      }
+    });
+  }
+  for (; i < size; ++i) {
+    to[i] = static_cast<T>(element::fake_quantize(static_cast<W>(from[i]), grid));
+  }
 }
 
 // A parameter of a grid along a row: one number, or one for each element.
@@ -695,7 +840,6 @@ void fake_quantize_row(char* y, const char* x, const char* scale, const char* ze
   using W = Wide<T>;
   using V = Vectorized<W>;
   constexpr int64_t vector = Vectorized<T>::size();
-  constexpr bool in_order = !(scale_is_constant && zero_point_is_constant);
   const auto* const from = reinterpret_cast<const T*>(x);
   auto* const to = reinterpret_cast<T*>(y);
   const Parameter<W, scale_is_constant> scales(scale);
@@ -705,7 +849,7 @@ void fake_quantize_row(char* y, const char* x, const char* scale, const char* ze
   const V quant_mins(quant_min);
   const V quant_maxs(quant_max);
   const auto at = [&](int64_t i) {
-    auto parts = load_parts<T, in_order>(from + i);
+    auto parts = load_parts(from + i);
     for (size_t k = 0; k < parts.size(); ++k) {
       const int64_t first = i + k * V::size();
       const element::Grid<V> grid{scales.vector(first), zero_points.vector(first), quant_mins, quant_maxs};
@@ -713,7 +857,7 @@ void fake_quantize_row(char* y, const char* x, const char* scale, const char* ze
     }
     return parts;
   };
-  const auto store_at = [&](const Parts<T>& parts, int64_t i) { store_parts<T, true, in_order>(parts, to + i); };
+  const auto store_at = [&](const Parts<T>& parts, int64_t i) { store_parts(parts, to + i); };
   int64_t i = 0;
   for (; i + 4 * vector <= size; i += 4 * vector) {
     const auto y0 = at(i);
@@ -741,7 +885,7 @@ void fake_quantize(char* const* data, const int64_t* strides, int64_t size0, int
   const auto is_row = [&](int operand) { return strides[operand] == 0 || strides[operand] == kSize<W>; };
   const bool is_dense = strides[0] == kSize<T> && strides[1] == kSize<T> && is_row(2) && is_row(3);
   const auto row_function =
-      strides[2] == 0 ? (strides[3] == 0 ? &fake_quantize_row<T, true, true> : &fake_quantize_row<T, true, false>)
+      strides[2] == 0 ? (strides[3] == 0 ? &fake_quantize_row<T> : &fake_quantize_row<T, true, false>)
                       : (strides[3] == 0 ? &fake_quantize_row<T, false, true> : &fake_quantize_row<T, false, false>);
   for (int64_t row = 0; row < size1; ++row) {
     const auto begin = [&](int operand) { return data[operand] + row * outer[operand]; };
@@ -755,37 +899,6 @@ void fake_quantize(char* const* data, const int64_t* strides, int64_t size0, int
           static_cast<W>(ends.quant_max)};
       const auto x = static_cast<W>(at_byte<T>(begin(1), i * strides[1]));
       at_byte<T>(begin(0), i * strides[0]) = static_cast<T>(element::fake_quantize(x, grid));
-    }
-  }
-}
-
-// Four vectors of what a row is computed in.
-template <typename W>
-using Four = std::array<Vectorized<W>, 4>;
-
-template <typename T>
-Four<Wide<T>> load_four(const T* from) {
-  constexpr int64_t size = Vectorized<T>::size();
-  if constexpr (is_16_bit<T>) {
-    const auto [v0, v1] = load_parts(from);
-    const auto [v2, v3] = load_parts(from + size);
-    return {v0, v1, v2, v3};
-  } else {
-    using V = Vectorized<T>;
-    return {V::loadu(from), V::loadu(from + size), V::loadu(from + 2 * size), V::loadu(from + 3 * size)};
-  }
-}
-
-// Of numbers that a T can be.
-template <typename T>
-void store_four(const Four<Wide<T>>& four, T* to) {
-  constexpr int64_t size = Vectorized<T>::size();
-  if constexpr (is_16_bit<T>) {
-    store_parts<T, false>({four[0], four[1]}, to);
-    store_parts<T, false>({four[2], four[3]}, to + size);
-  } else {
-    for (size_t k = 0; k < four.size(); ++k) {
-      four[k].store(to + k * size);
     }
   }
 }
@@ -811,14 +924,20 @@ std::array<Doubles, 2> in_double(const Doubles& v) {
   return {v, Doubles(0)};
 }
 
-// A sum in double, of fours that are added up in their own dtype, within the error of their terms.
+// A sum in double of what is first added up, a few numbers at a time, in its own dtype: within the error of the terms.
 template <typename W>
 class Sum {
  public:
-  void add(const Four<W>& four) {
-    const auto [low, high] = in_double((four[0] + four[1]) + (four[2] + four[3]));
+  static constexpr int64_t kFew = 8;
+
+  void add(const Four<W>& four) { few_ = {few_.a + four.a, few_.b + four.b, few_.c + four.c, few_.d + four.d}; }
+
+  // After a few.
+  void flush() {
+    const auto [low, high] = in_double((few_.a + few_.b) + (few_.c + few_.d));
     low_ = low_ + low;
     high_ = high_ + high;
+    few_ = zeros();
   }
 
   double total() const {
@@ -828,6 +947,12 @@ class Sum {
   }
 
  private:
+  static Four<W> zeros() {
+    using V = Vectorized<W>;
+    return {V(0), V(0), V(0), V(0)};
+  }
+
+  Four<W> few_ = zeros();
   Doubles low_ = Doubles(0);
   Doubles high_ = Doubles(0);
 };
@@ -838,58 +963,64 @@ void fake_quantize_backward_row(
     char* to_x, char* to_scale, char* to_zero_point, const char* g_row, const char* x_row,
     const element::Grid<Wide<T>>& grid, int64_t size) {
   using W = Wide<T>;
-  using V = Vectorized<W>;
-  constexpr int64_t step = 4 * V::size();
-  const element::Grid<V> grids{V(grid.scale), V(grid.zero_point), V(grid.quant_min), V(grid.quant_max)};
-  Sum<W> of_scale;
-  Sum<W> of_zero_point;
-  const auto take = [&](const T* g, const T* x, T* to) {
-    const auto gs = load_four(g);
-    const auto xs = load_four(x);
-    Four<W> by_x;
-    Four<W> by_scale;
-    Four<W> by_zero_point;
-    for (size_t k = 0; k < gs.size(); ++k) {
-      const auto gradient = element::fake_quantize_backward(gs[k], xs[k], grids);
-      by_x[k] = gradient.x;
-      by_scale[k] = gradient.scale;
-      by_zero_point[k] = gradient.zero_point;
-    }
-    if constexpr (has_x) {
-      store_four(by_x, to);
-    }
-    if constexpr (has_scale) {
-      of_scale.add(by_scale);
-    }
-    if constexpr (has_zero_point) {
-      of_zero_point.add(by_zero_point);
-    }
-  };
+  constexpr int64_t step = 4 * Vectorized<W>::size();
   const auto* const g = reinterpret_cast<const T*>(g_row);
   const auto* const x = reinterpret_cast<const T*>(x_row);
   auto* const to = reinterpret_cast<T*>(to_x);
-  int64_t i = 0;
-  for (; i + step <= size; i += step) {
-    take(g + i, x + i, to + i);
-  }
-  if (i < size) {
-    // The last x again, with a gradient of 0, which adds nothing to a sum.
-    std::array<T, step> rest_of_g{};
-    std::array<T, step> rest_of_x;
-    std::array<T, step> rest;
-    std::copy(g + i, g + size, rest_of_g.begin());
-    std::fill(std::copy(x + i, x + size, rest_of_x.begin()), rest_of_x.end(), x[size - 1]);
-    take(rest_of_g.data(), rest_of_x.data(), rest.data());
-    if constexpr (has_x) {
-      std::copy_n(rest.begin(), size - i, to + i);
+  with_grid(grid, [&](const auto& grids) {
+    Sum<W> of_scale;
+    Sum<W> of_zero_point;
+    const auto take = [&](const T* from, const Four<W>& scaled, T* result) C10_ALWAYS_INLINE_ATTRIBUTE {
+      const auto gs = load_four(from);
+      const auto a = element::fake_quantize_backward_scaled(gs.a, scaled.a, grids);
+      const auto b = element::fake_quantize_backward_scaled(gs.b, scaled.b, grids);
+      const auto c = element::fake_quantize_backward_scaled(gs.c, scaled.c, grids);
+      const auto d = element::fake_quantize_backward_scaled(gs.d, scaled.d, grids);
+      if constexpr (has_x) {
+        store_kept(from, {a.is_inside, b.is_inside, c.is_inside, d.is_inside}, result);
+      }
+      if constexpr (has_scale) {
+        of_scale.add({a.scale, b.scale, c.scale, d.scale});
+      }
+      if constexpr (has_zero_point) {
+        of_zero_point.add({a.zero_point, b.zero_point, c.zero_point, d.zero_point});
+      }
+    };
+    const auto flush = [&] {
+      of_scale.flush();
+      of_zero_point.flush();
+    };
+    int64_t i = 0;
+    if (size >= step) {
+      Quotients<T> quotients(x, size, grids.scale);
+      while (i + step <= size) {
+        const int64_t end = std::min(i + Sum<W>::kFew * step, size);
+        for (; i + step <= end; i += step) {
+          take(g + i, quotients.from(i), to + i);
+        }
+        flush();
+      }
     }
-  }
-  if constexpr (has_scale) {
-    at_byte<double>(to_scale, 0) += of_scale.total();
-  }
-  if constexpr (has_zero_point) {
-    at_byte<double>(to_zero_point, 0) += of_zero_point.total();
-  }
+    if (i < size) {
+      // The last x again, with a gradient of 0, which adds nothing to a sum.
+      std::array<T, step> rest_of_g{};
+      std::array<T, step> rest_of_x;
+      std::array<T, step> rest;
+      std::copy(g + i, g + size, rest_of_g.begin());
+      std::fill(std::copy(x + i, x + size, rest_of_x.begin()), rest_of_x.end(), x[size - 1]);
+      take(rest_of_g.data(), Quotients<T>(rest_of_x.data(), step, grids.scale).from(0), rest.data());
+      flush();
+      if constexpr (has_x) {
+        std::copy_n(rest.begin(), size - i, to + i);
+      }
+    }
+    if constexpr (has_scale) {
+      at_byte<double>(to_scale, 0) += of_scale.total();
+    }
+    if constexpr (has_zero_point) {
+      at_byte<double>(to_zero_point, 0) += of_zero_point.total();
+    }
+  });
 }
 
 template <typename T>
