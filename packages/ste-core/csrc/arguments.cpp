@@ -172,12 +172,12 @@ c10::Scalar bound_in_dtype(const char* op, const char* name, const c10::Scalar& 
   return std::min(std::max(value, range.min), range.max);
 }
 
-at::Tensor bound_in_dtype(Side side, const at::Tensor& bound, at::ScalarType dtype) {
+MaybeOwnedTensor bound_in_dtype(Side side, const at::Tensor& bound, at::ScalarType dtype) {
   if (bound.scalar_type() == dtype) {
-    return bound;  // Tensor::to would do so too, at a fifth of the cost of the whole call
+    return MaybeOwnedTensor::borrowed(bound);
   }
   if (at::isFloatingType(dtype)) {
-    return bound.to(dtype);
+    return MaybeOwnedTensor::owned(bound.to(dtype));
   }
   at::Tensor integer = bound;
   if (at::isFloatingType(bound.scalar_type())) {
@@ -188,7 +188,7 @@ at::Tensor bound_in_dtype(Side side, const at::Tensor& bound, at::ScalarType dty
     integer = at::where(whole.ge(kInt64End), std::numeric_limits<int64_t>::max(), cast);
   }
   const Range range = integer_range(dtype);
-  return at::clamp(integer.to(at::kLong), range.min, range.max).to(dtype);
+  return MaybeOwnedTensor::owned(at::clamp(integer.to(at::kLong), range.min, range.max).to(dtype));
 }
 
 void check_value(const char* op, const char* name, double value, const at::Tensor& x) {

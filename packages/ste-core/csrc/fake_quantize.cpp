@@ -53,22 +53,26 @@ void convert_to(const at::Tensor& to, const at::Tensor& from) {
 }
 
 // What the kernels take and give, in another dtype. For a few numbers `to` takes as long as all of the rest of a call.
-at::Tensor converted(const at::Tensor& dense, at::ScalarType dtype) {
+MaybeOwnedTensor converted(const at::Tensor& dense, at::ScalarType dtype) {
   constexpr int64_t few = 1024;
   const auto type = dense.scalar_type();
+  if (type == dtype) {
+    return MaybeOwnedTensor::borrowed(dense);
+  }
   const bool is_known = type == at::kFloat || type == at::kBFloat16 || type == at::kHalf || type == at::kDouble;
-  if (type == dtype || !is_known || !dense.is_cpu() || !dense.is_contiguous() || dense.numel() > few) {
-    return in_dtype(dense, dtype);
+  if (!is_known || !dense.is_cpu() || !dense.is_contiguous() || dense.numel() > few) {
+    return MaybeOwnedTensor::owned(dense.to(dtype));
   }
   at::Tensor result(at::detail::empty_cpu(dense.sizes(), dtype, false, at::MemoryFormat::Contiguous));
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kHalf, at::kBFloat16, type, "converted", [&] { convert_to<scalar_t>(result, dense); });
-  return result;
+  return MaybeOwnedTensor::owned(std::move(result));
 }
 
 // As the kernels take it: 0 where there is none.
-at::Tensor or_zero(const OptionalTensor& zero_point, const at::Tensor& scale, at::ScalarType dtype) {
-  return zero_point ? converted(*zero_point, dtype) : at::zeros({}, scale.options().dtype(dtype));
+MaybeOwnedTensor or_zero(const OptionalTensor& zero_point, const at::Tensor& scale, at::ScalarType dtype) {
+  return zero_point ? converted(*zero_point, dtype)
+                    : MaybeOwnedTensor::owned(at::zeros({}, scale.options().dtype(dtype)));
 }
 
 OptionalTensor detached(const OptionalTensor& tensor) {
@@ -137,10 +141,10 @@ struct Slopes : Grid {
 class FakeQuantizeBackward final : public torch::autograd::Node {
  public:
   FakeQuantizeBackward(
-      const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point, const Settings& settings)
+      const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, const Settings& settings)
       : x_(x, /*is_output=*/false),
         scale_(scale, /*is_output=*/false),
-        zero_point_(zero_point.value_or(at::Tensor()), /*is_output=*/false),
+        zero_point_(zero_point, /*is_output=*/false),
         settings_(settings) {}
 
   variable_list apply(variable_list&& gradients) override {
@@ -155,16 +159,16 @@ class FakeQuantizeBackward final : public torch::autograd::Node {
     const std::array<bool, 3> needed{
         task_should_compute_output(0), task_should_compute_output(1),
         zero_point.has_value() && task_should_compute_output(2)};
-    const auto* const kernels = backward_kernels(g, x, scale, zero_point.value_or(scale));
+    const auto* const kernels = backward_kernels(g, x, scale, zero_point ? *zero_point : scale);
     if (kernels != nullptr && g.scalar_type() == x.scalar_type()) {
       const auto dtype = computed_in(x);
       auto [to_x, to_scale, to_zero_point] = kernels->fake_quantize_backward(
-          g, x, converted(scale, dtype), or_zero(zero_point, scale, dtype),
+          g, x, *converted(scale, dtype), *or_zero(zero_point, scale, dtype),
           settings_.quant_min.guard_int(__FILE__, __LINE__), settings_.quant_max.guard_int(__FILE__, __LINE__),
           settings_.grad_scale, needed);
       return {
-          std::move(to_x), needed[1] ? converted(to_scale, scale.scalar_type()) : at::Tensor(),
-          needed[2] ? converted(to_zero_point, zero_point->scalar_type()) : at::Tensor()};
+          std::move(to_x), needed[1] ? *converted(to_scale, scale.scalar_type()) : at::Tensor(),
+          needed[2] ? *converted(to_zero_point, zero_point->scalar_type()) : at::Tensor()};
     }
     const Slopes slopes(x, scale, zero_point, settings_);
     const auto wide = in_dtype(g, slopes.dtype);
@@ -221,10 +225,11 @@ struct FakeQuantizeGradient {
       const c10::SymInt& quant_min, const c10::SymInt& quant_max, double grad_scale) {
     namespace autograd = torch::autograd;
     at::Tensor y = below();
-    const auto shift = zero_point.value_or(at::Tensor());
+    const at::Tensor none;
+    const at::Tensor& shift = zero_point ? *zero_point : none;
     const Settings settings{quant_min, quant_max, grad_scale};
     if (autograd::compute_requires_grad(x, scale, shift)) {
-      const auto node = make_node<FakeQuantizeBackward>(x, scale, zero_point, settings);
+      const auto node = make_node<FakeQuantizeBackward>(x, scale, shift, settings);
       node->set_next_edges(autograd::collect_next_edges(x, scale, shift));
       autograd::set_history(y, node);
     }
@@ -263,13 +268,13 @@ at::Tensor fake_quantize_composite(
 at::Tensor fake_quantize_eager(
     const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point, c10::SymInt quant_min,
     c10::SymInt quant_max, double grad_scale) {
-  const auto* const kernels = kernels_for(x, scale, zero_point.value_or(scale));
+  const auto* const kernels = kernels_for(x, scale, zero_point ? *zero_point : scale);
   if (kernels == nullptr) {
     return fake_quantize_composite(x, scale, zero_point, std::move(quant_min), std::move(quant_max), grad_scale);
   }
   const auto dtype = computed_in(x);
   return kernels->fake_quantize(
-      x, converted(scale, dtype), or_zero(zero_point, scale, dtype), quant_min.guard_int(__FILE__, __LINE__),
+      x, *converted(scale, dtype), *or_zero(zero_point, scale, dtype), quant_min.guard_int(__FILE__, __LINE__),
       quant_max.guard_int(__FILE__, __LINE__));
 }
 

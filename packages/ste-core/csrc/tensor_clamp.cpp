@@ -120,15 +120,15 @@ at::Tensor clamp_by_extrema(const at::Tensor& x, const at::Tensor& min_val, cons
 
 at::Tensor tensor_clamp_composite(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
   const auto dtype = x.scalar_type();
-  return clamp_by_extrema(x, bound_in_dtype(Side::min, min_val, dtype), bound_in_dtype(Side::max, max_val, dtype));
+  return clamp_by_extrema(x, *bound_in_dtype(Side::min, min_val, dtype), *bound_in_dtype(Side::max, max_val, dtype));
 }
 
 at::Tensor tensor_clamp_eager(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
   const auto dtype = x.scalar_type();
   const auto min = bound_in_dtype(Side::min, min_val, dtype);
   const auto max = bound_in_dtype(Side::max, max_val, dtype);
-  const bool is_dense = cpu::is_dense(x) && cpu::is_dense(min) && cpu::is_dense(max);
-  return is_dense ? cpu::clamp(x, min, max) : at::clamp(x, min, max);
+  const bool is_dense = cpu::is_dense(x) && cpu::is_dense(*min) && cpu::is_dense(*max);
+  return is_dense ? cpu::clamp(x, *min, *max) : at::clamp(x, *min, *max);
 }
 
 TORCH_LIBRARY_FRAGMENT(ste, library) {
