@@ -32,7 +32,8 @@ from ste._batching import batch_first
 from ste.autograd_ops import _StraightThrough, without_gradient_to_bounds
 
 _library = torch.library.Library("ste", "FRAGMENT")
-_PLAIN = frozenset((Tensor, torch.nn.Parameter, float, int, type(None)))
+_PLAIN_TENSORS = frozenset((Tensor, torch.nn.Parameter))
+_PLAIN = _PLAIN_TENSORS | {float, int, type(None)}
 
 
 def eager_function(name: str, overridable: Callable[..., Tensor], function: type[Function]) -> Callable[..., Tensor]:
@@ -60,16 +61,28 @@ def eager_function(name: str, overridable: Callable[..., Tensor], function: type
             and not _is_torch_function_mode_enabled()
             and _get_tracing_state() is None
         ):
-            if has_bounds:
-                for bound in args[1:]:
-                    if isinstance(bound, Tensor) and bound.requires_grad:
-                        return apply(*without_gradient_to_bounds(*args))
             return apply(*args)
         if has_torch_function(args):
             return handle_torch_function(overridable, args, *args)
         return op(*_read(name, op, args))
 
-    return eager
+    # The same for three tensors, at less cost; the bounds get no gradient.
+    def eager_between(x: Any, min_val: Any, max_val: Any) -> Any:
+        if (
+            type(x) in _PLAIN_TENSORS
+            and type(min_val) in _PLAIN_TENSORS
+            and type(max_val) in _PLAIN_TENSORS
+            and not _are_functorch_transforms_active()
+            and not _len_torch_dispatch_stack()
+            and not _is_torch_function_mode_enabled()
+            and _get_tracing_state() is None
+        ):
+            if min_val.requires_grad or max_val.requires_grad:
+                return apply(*without_gradient_to_bounds(x, min_val, max_val))
+            return apply(x, min_val, max_val)
+        return eager(x, min_val, max_val)
+
+    return eager_between if has_bounds else eager
 
 
 def _read(name: str, op: Any, args: tuple[Any, ...]) -> list[Any]:
