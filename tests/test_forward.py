@@ -62,6 +62,26 @@ def test_sizes(op: Op, size: int, device: str) -> None:
 
 
 @EVERY_OP
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("along", ["rows", "columns"])
+def test_results_that_no_cache_holds(op: Op, dtype: torch.dtype, along: str, device: str) -> None:
+    """Which may be written past it: rows of a length that is no multiple of a vector's, and parts of them."""
+    every = values(dtype, device)
+    row = every[:: max(1, len(every) // 4093)].repeat(64)[:4093]
+    x = row.repeat(2**24 // (row.numel() * row.element_size()) + 1, 1)
+    arguments = op.arguments_for(x)
+    if along == "columns":
+        arguments = tuple(a.unsqueeze(-1) if isinstance(a, Tensor) else a for a in op.arguments_for(x[:, 0]))
+    full = [a.expand_as(x) if isinstance(a, Tensor) else a for a in arguments]
+    small = max(1, len(x) // 40)
+    parts = [
+        op.function(x[i : i + small], *[a[i : i + small] if isinstance(a, Tensor) else a for a in full])
+        for i in range(0, len(x), small)
+    ]
+    assert_same_bits(op.function(x, *arguments), torch.cat(parts))
+
+
+@EVERY_OP
 def test_zero_dimensional(op: Op, device: str) -> None:
     x = torch.tensor(1.5, device=device)
     assert_same_bits(op(x), op.expected(x))

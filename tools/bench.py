@@ -44,11 +44,14 @@ from subjects import IDIOM  # noqa: E402
 
 LIMIT = "torch.round"
 THREE_READS = "torch.addcmul"  # torch's own pass over three tensors
-# A race has this many turns, and as many again until its ratios are known, or it has lasted for long enough.
+# A race has this many turns, and as many again until its ratios are known, or it has lasted for long enough: longer
+# where a call goes to the memory, which others use too.
 TURNS = 9
 KNOWN = 0.01
 SECONDS = 0.7
+SECONDS_IN_MEMORY = 3
 LARGE = [(1, 64, 32, 32), (1, 64, 128, 128), (1, 64, 625, 250)]  # 65,536, 1,048,576 and 10,000,000 elements
+IN_MEMORY = 10_000_000  # elements, for which no cache is large enough
 GROWTH = [10**power for power in range(9)]
 CALLS = 1000  # whose instructions are counted
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
@@ -171,7 +174,7 @@ class Result:
 
 
 def race(
-    section: str, op: str, *sets: dict[str, Call], turns: int = TURNS, seconds: float = SECONDS, **where: Any
+    section: str, op: str, *sets: dict[str, Call], turns: int = TURNS, seconds: float | None = None, **where: Any
 ) -> Iterator[Result]:
     """The competitors in turns; the first of them is the limit.
 
@@ -185,10 +188,12 @@ def race(
         numbers[name] = max(1, min(20_000, int(0.005 / timer.timeit(2).median)))
     times: dict[str, list[float]] = {name: [] for name in numbers}
     limit = next(iter(numbers))
+    if seconds is None:
+        seconds = SECONDS if where["elements"] < IN_MEMORY else SECONDS_IN_MEMORY
     start = time.perf_counter()
     while True:
         for turn in range(turns):
-            for name in sorted(numbers, reverse=turn % 2 == 1):
+            for name in list(numbers)[:: -1 if turn % 2 else 1]:
                 times[name].append(timers[turn % len(timers)][name].timeit(numbers[name]).median)
         ratios = {name: [t / base for t, base in zip(of_name, times[limit])] for name, of_name in times.items()}
         quartiles = {name: statistics.quantiles(of_name, n=4) for name, of_name in ratios.items()}

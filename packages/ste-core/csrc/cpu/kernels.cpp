@@ -46,11 +46,18 @@ Number number(const at::Scalar& scalar) {
   return scalar.isFloatingPoint() ? Number{scalar.toDouble(), 0} : Number{0, scalar.toLong()};
 }
 
-template <typename Loop, typename... Numbers>
-auto with_numbers(Loop loop, Numbers... numbers) {
+template <typename Loop, typename... Rest>
+auto with_rest(Loop loop, Rest... rest) {
   return [=](char* const* data, const int64_t* strides, int64_t size0, int64_t size1) {
-    loop(data, strides, size0, size1, numbers...);
+    loop(data, strides, size0, size1, rest...);
   };
+}
+
+// A result of more bytes than the cache has room for beside the rest.
+constexpr int64_t kPastCache = 1 << 24;
+
+Write write_of(const at::Tensor& y) {
+  return y.numel() * y.element_size() < kPastCache ? Write::cached : Write::past_cache;
 }
 
 bool are_alike(const at::Tensor& a, const at::Tensor& b) {
@@ -146,15 +153,15 @@ at::Tensor elementwise(const Loop& loop, const at::Tensor& x, const Bounds&... b
 }  // namespace
 
 at::Tensor ternary_sign(const at::Tensor& x) {
-  return elementwise(loops(x.scalar_type()).ternary_sign, x);
+  return elementwise(with_rest(loops(x.scalar_type()).ternary_sign, write_of(x)), x);
 }
 
 at::Tensor scalar_clamp(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val) {
-  return elementwise(with_numbers(loops(x.scalar_type()).scalar_clamp, number(min_val), number(max_val)), x);
+  return elementwise(with_rest(loops(x.scalar_type()).scalar_clamp, write_of(x), number(min_val), number(max_val)), x);
 }
 
 at::Tensor clamp(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
-  return elementwise(loops(x.scalar_type()).clamp, x, min_val, max_val);
+  return elementwise(with_rest(loops(x.scalar_type()).clamp, write_of(x)), x, min_val, max_val);
 }
 
 namespace {
@@ -285,13 +292,13 @@ std::array<at::Tensor, 3> clamp_backward(
 }
 
 at::Tensor binary_sign(const at::Tensor& x, const at::Scalar& low) {
-  return elementwise(with_numbers(loops(x.scalar_type()).binary_sign, number(low)), x);
+  return elementwise(with_rest(loops(x.scalar_type()).binary_sign, write_of(x), number(low)), x);
 }
 
 at::Tensor fake_quantize(
     const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, int64_t quant_min, int64_t quant_max) {
   const Ends ends{static_cast<double>(quant_min), static_cast<double>(quant_max)};
-  const auto loop = with_numbers(loops(x.scalar_type()).fake_quantize, ends);
+  const auto loop = with_rest(loops(x.scalar_type()).fake_quantize, write_of(x), ends);
   return elementwise(loop, x, scale, zero_point);
 }
 
