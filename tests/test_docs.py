@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from packaging.version import Version
 
 import ste
 from ste import _backend, autograd_ops, onnx, ops, ops_ste, quantization, shape
@@ -19,6 +20,8 @@ FUNCTIONS = [getattr(m, name) for m in MODULES for name in m.__all__ if m is not
 
 @pytest.mark.parametrize("module", [*MODULES, _backend], ids=lambda m: m.__name__)
 def test_examples(module: ModuleType) -> None:
+    if module is onnx and Version(torch.__version__).release < (2, 8):
+        pytest.skip("an error: test_fake_quantize")
     result = doctest.testmod(module, extraglobs={"ste": ste, "torch": torch}, optionflags=doctest.FAIL_FAST)
     assert result.failed == 0
     assert result.attempted > 0 or module is autograd_ops
@@ -71,6 +74,7 @@ def test_the_names_of_the_reference(module: str) -> None:
     assert set(REFERENCE[module]) <= set(getattr(ste, module).__all__)
 
 
+@pytest.mark.repository
 def test_readme_code_runs() -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     assert blocks

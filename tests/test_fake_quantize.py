@@ -14,6 +14,7 @@ import pytest
 import torch
 from bits import assert_same_bits, special_values, values
 from op_table import FLOATING
+from packaging.version import Version
 from processes import run
 from torch import Tensor
 from torch.func import jacfwd, jacrev, jvp, vmap
@@ -364,6 +365,17 @@ GRIDS: dict[str, tuple[Tensor, Tensor | None, int, int]] = {
 }
 
 
+KEEPS_THE_OP = Version(torch.__version__).release >= (2, 8)
+KEPT = pytest.mark.skipif(not KEEPS_THE_OP, reason="torch's exporter takes the op apart")
+
+
+@pytest.mark.skipif(KEEPS_THE_OP, reason="is no error")
+def test_onnx_where_torch_takes_the_op_apart() -> None:
+    with pytest.raises(RuntimeError, match=r"quantize_dequantize needs torch 2\.8 or later, and torch 2\."):
+        ste.onnx.quantize_dequantize()
+
+
+@KEPT
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("grid", GRIDS)
 def test_onnx_with_its_own_operators(grid: str, dtype: torch.dtype) -> None:
@@ -391,6 +403,7 @@ def test_onnx_with_its_own_operators(grid: str, dtype: torch.dtype) -> None:
     assert_same_bits(torch.from_numpy(np.asarray(y)), module(x).detach(), x)
 
 
+@KEPT
 @pytest.mark.parametrize(
     ("scale", "ends", "message"),
     [

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from packaging.version import Version
 
 __all__ = ["quantize_dequantize"]
 
@@ -20,6 +21,7 @@ def quantize_dequantize() -> dict[Any, Any]:
         What to give to ``torch.onnx.export(..., dynamo=True, custom_translation_table=...)``.
 
     Raises:
+        RuntimeError: torch is older than 2.8, whose exporter takes the op apart before it looks at the table.
         ValueError: By the export, of a grid that is not within a byte, or of a scale for each index of more than one
             dimension.
         ImportError: onnxscript is not installed, which the exporter needs too.
@@ -34,6 +36,11 @@ def quantize_dequantize() -> dict[Any, Any]:
         >>> sorted(node.op_type for node in program.model.graph if "Linear" in node.op_type)
         ['DequantizeLinear', 'QuantizeLinear']
     """
+    if Version(torch.__version__).release < (2, 8):
+        raise RuntimeError(
+            f"ste.onnx.quantize_dequantize needs torch 2.8 or later, and torch {torch.__version__} is running: its "
+            "exporter takes fake_quantize apart before it looks at the table"
+        )
     from onnxscript import ir, opset18
 
     op: Any = opset18  # its types are those of functions that onnxscript compiles
