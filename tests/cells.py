@@ -217,6 +217,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "refused(reason, error, backend, torch, where): a Refusal of this row")
     config.addinivalue_line("markers", "isolated: runs in a child process")
     config.addinivalue_line("markers", "slow: is left out of `make test`")
+    config.addinivalue_line("markers", "repository: needs files of the repository that are in no package")
     file = os.environ.get("STE_MATRIX_RESULTS")
     failures = os.environ.get("STE_MATRIX_FAILURES")
     if hasattr(config, "workerinput"):

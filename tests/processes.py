@@ -1,5 +1,6 @@
 """Processes of their own: Python, for what is decided at import, and programs in C++."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -7,7 +8,17 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-CORE_SOURCE = TESTS.parent / "packages" / "ste-core" / "src" / "ste_core"
+
+
+def core_source() -> Path:
+    """The Python half of ste-core: as installed, or else of the repository."""
+    spec = importlib.util.find_spec("ste_core")
+    if spec is not None and spec.origin is not None:
+        return Path(spec.origin).parent
+    return TESTS.parent / "packages" / "ste-core" / "src" / "ste_core"
+
+
+CORE_SOURCE = core_source()
 
 
 def run(
@@ -38,9 +49,13 @@ def output_of(*command: str | Path) -> str:
     return result.stdout
 
 
+def cmake() -> str:
+    """That of the environment, or the system's."""
+    return shutil.which("cmake", path=str(Path(sys.executable).parent)) or "cmake"
+
+
 def program_built_in(folder: Path, name: str, *options: str) -> Path:
     """Build one of the programs in tests/cpp."""
-    cmake = shutil.which("cmake", path=str(Path(sys.executable).parent)) or "cmake"
-    output_of(cmake, "-S", TESTS / "cpp", "-B", folder, f"-DPython_EXECUTABLE={sys.executable}", *options)
-    output_of(cmake, "--build", folder, "--target", name)
+    output_of(cmake(), "-S", TESTS / "cpp", "-B", folder, f"-DPython_EXECUTABLE={sys.executable}", *options)
+    output_of(cmake(), "--build", folder, "--target", name)
     return folder / name

@@ -1,9 +1,11 @@
 """Which backend runs: the policy, and what happens to an installation that is absent, damaged or for another torch."""
 
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,7 +70,8 @@ def core(tmp_path: Path) -> Path:
     """The Python half of ste-core, and what claims to be a build for this torch. Its library is no library."""
     shutil.copytree(CORE_SOURCE, tmp_path / "ste_core", ignore=shutil.ignore_patterns("torch-*", "__pycache__"))
     write_build(tmp_path, torch.__version__)
-    (folder(tmp_path) / "libste.so").write_bytes(b"not a library")
+    (tmp_path / "ste_core" / "_compiled.py").touch()
+    write_library(tmp_path, b"not a library")
     return tmp_path
 
 
@@ -78,8 +81,14 @@ def folder(core: Path) -> Path:
 
 def write_build(core: Path, version: str) -> None:
     folder(core).mkdir(exist_ok=True)
-    build = {"ste_core": ste.__version__, "torch": version, "python": "3", "compiler": "none", "cuda": None}
+    build: dict[str, object] = {"ste_core": ste.__version__, "torch": version, "python": "3", "compiler": "none"}
+    build |= {"cxx11_abi": 1, "cuda": None}
     (folder(core) / "build.json").write_text(json.dumps(build))
+
+
+def write_library(core: Path, content: bytes) -> None:
+    (folder(core) / "libste.so").write_bytes(content)
+    (folder(core) / "SHA256SUMS").write_text(f"{hashlib.sha256(content).hexdigest()}  libste.so\n")
 
 
 def assert_falls_back(core: Path | None, reason: str, before: str = "") -> None:
@@ -112,6 +121,47 @@ def test_built_for_another_torch(core: Path) -> None:
 
 def test_library_that_is_no_library(core: Path) -> None:
     assert_falls_back(core, "ste-core is installed but does not load: ")
+
+
+def test_library_that_only_begins_as_one(core: Path) -> None:
+    write_library(core, b"\x7fELF\x02\x01\x01" + bytes(57))
+    assert_falls_back(core, "ste-core is installed but does not load: ")
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "a text": lambda content: b"not a library\n",
+    "empty": lambda content: b"",
+    "its first half": lambda content: content[: len(content) // 2],
+    "all but its last byte": lambda content: content[:-1],
+    "one bit": lambda content: content[:99_999] + bytes([content[99_999] ^ 1]) + content[100_000:],
+}
+
+
+@pytest.mark.skipif(ste.backend().name != "native", reason="needs the native backend")
+@pytest.mark.parametrize(("library", "damage"), [*(("libste", damage) for damage in DAMAGES), ("_C", "its first half")])
+def test_library_that_is_damaged(tmp_path: Path, library: str, damage: str) -> None:
+    """To load the half of one is a crash of the loader."""
+    (path,) = installed_copy(tmp_path).glob(f"{library}.*")
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    reason = f"{path.name} for torch {torch.__version__} is damaged: it is not what was installed"
+    assert_falls_back(tmp_path, f"ste-core is installed but does not load: {reason}")
+
+
+@pytest.mark.skipif(ste.backend().name != "native", reason="needs the native backend")
+@pytest.mark.parametrize("file", ["libste.so", "SHA256SUMS", "../_compiled.py"])
+def test_file_that_is_missing(tmp_path: Path, file: str) -> None:
+    (installed_copy(tmp_path) / file).unlink()
+    assert_falls_back(tmp_path, "ste-core is installed but does not load: ")
+
+
+def installed_copy(to: Path) -> Path:
+    """The folder of the running build, in a copy of the installed package, which is found first."""
+    from ste_core import build_for
+
+    shutil.copytree(CORE_SOURCE, to / "ste_core", ignore=shutil.ignore_patterns("torch-*", "__pycache__"))
+    build = build_for(torch.__version__).folder
+    (to / "ste_core" / "_compiled.py").touch()
+    return Path(shutil.copytree(build, to / "ste_core" / build.name))
 
 
 def test_library_that_is_missing(core: Path) -> None:

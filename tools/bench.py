@@ -478,8 +478,7 @@ def library_megabytes() -> float:
     """The libraries of the running build, stripped."""
     import ste_core
 
-    minor = ".".join(torch.__version__.split(".")[:2])
-    folder = next(build.folder for build in ste_core.builds() if build.torch.startswith(minor))
+    folder = ste_core.build_for(torch.__version__).folder
     with tempfile.TemporaryDirectory() as scratch:
         sizes: list[int] = []
         for library in folder.glob("*.so"):

@@ -115,9 +115,8 @@ def takes_packs(kernel: Kernel) -> bool:
 
 def main() -> int:
     problems = []
-    minor = ".".join(torch.__version__.split(".")[:2])
-    (build,) = (build for build in ste_core.builds() if build.torch.startswith(f"{minor}."))
-    library = build.folder / "libste.so"
+    build = ste_core.build_for(torch.__version__)
+    library = build.library
     print(f"{library.name} for torch {build.torch}, CUDA {build.cuda}; {ste.backend()}")
     if build.cuda is None:
         sys.exit("this ste-core was built without CUDA kernels")

@@ -194,9 +194,7 @@ def linked_with_ste_core() -> Sequence[str]:
         return ()
     import ste_core
 
-    minor = ".".join(torch.__version__.split(".")[:2])
-    (build,) = (b for b in ste_core.builds() if b.torch.startswith(f"{minor}."))
-    return (f"-DSTE_LIBRARY={build.folder / 'libste.so'}",)
+    return (f"-DSTE_LIBRARY={ste_core.build_for(torch.__version__).library}",)
 
 
 @row("loaded and differentiated by a C++ program that links libtorch and ste-core's library, without Python")

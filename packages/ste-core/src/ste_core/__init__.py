@@ -1,9 +1,11 @@
-"""The native library of :mod:`ste`: what it was built for, and how to load it.
+"""The native library of :mod:`ste`: what it was built for, how to load it, and how to build on it in C++.
 
 ``import ste_core`` loads nothing and does not import torch. :mod:`ste` decides whether a build fits the running torch
 (a library built for one minor version of torch does not load in another) and calls :func:`load`.
 """
 
+import hashlib
+import importlib
 import importlib.machinery
 import importlib.util
 import json
@@ -11,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["Build", "__version__", "builds", "load"]
+__all__ = ["Build", "__version__", "build_for", "builds", "cmake_prefix_path", "include_paths", "library_paths", "load"]
 
 __version__ = "0.1.0"
 
-_ROOT = Path(__file__).parent
+# Two folders where the package is installed as editable: the sources, and what is compiled from them.
+_ROOTS = [Path(folder) for folder in __path__]
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Build:
         torch: Version of torch that it was compiled against, such as ``"2.13.0+cpu"``.
         python: Version of Python that it was compiled for.
         compiler: Name and version of the C++ compiler.
+        cxx11_abi: 1 where the C++ library has the strings of C++11, as torch must have; else 0.
         cuda: Version of CUDA that its kernels were compiled with, or None if it has none.
         folder: Where the library is.
     """
@@ -35,8 +39,14 @@ class Build:
     torch: str
     python: str
     compiler: str
+    cxx11_abi: int
     cuda: str | None
     folder: Path
+
+    @property
+    def library(self) -> Path:
+        """The library of the ops, which may be missing."""
+        return next(self.folder.glob("*ste.*"), self.folder / "libste.so")
 
 
 def builds() -> list[Build]:
@@ -49,8 +59,67 @@ def builds() -> list[Build]:
     """
     return [
         Build(**json.loads(description.read_text()), folder=description.parent)
-        for description in sorted(_ROOT.glob("torch-*/build.json"))
+        for root in _ROOTS
+        for description in sorted(root.glob("torch-*/build.json"))
     ]
+
+
+def build_for(torch_version: str) -> Build:
+    """The build that runs with a version of torch: that of the same minor version.
+
+    Args:
+        torch_version: Such as ``torch.__version__``.
+
+    Raises:
+        LookupError: This installation carries no such build.
+
+    Example:
+        >>> ste_core.build_for(torch.__version__).cuda  # doctest: +SKIP
+        '13.0.88'
+    """
+    minor = torch_version.split(".")[:2]
+    for build in builds():
+        if build.torch.split(".")[:2] == minor:
+            return build
+    carried = " and ".join(build.torch for build in builds()) or "no torch at all"
+    raise LookupError(f"ste-core {__version__} is built for torch {carried}, not for torch {torch_version}")
+
+
+def _folder(*parts: str) -> str:
+    folders = [root.joinpath(*parts) for root in _ROOTS]
+    return str(next((folder for folder in folders if folder.is_dir()), folders[-1]))
+
+
+def include_paths() -> list[str]:
+    """Folders for the compiler's search path, for ``#include <ste/ops.h>``.
+
+    Example:
+        With :mod:`torch.utils.cpp_extension`::
+
+            CppExtension(
+                "example",
+                ["example.cpp"],
+                include_dirs=ste_core.include_paths(),
+                library_dirs=ste_core.library_paths(torch.__version__),
+                libraries=["ste"],
+            )
+    """
+    return [_folder("include")]
+
+
+def library_paths(torch_version: str) -> list[str]:
+    """Folders for the linker's search path: the library (``ste``) that runs with a version of torch.
+
+    A program or an extension that links it finds it when it runs if it is loaded already, as it is after
+    ``import ste`` on the native backend, or if the folder is on its run-time path.
+
+    Args:
+        torch_version: Such as ``torch.__version__``.
+
+    Raises:
+        LookupError: This installation carries no build for that version.
+    """
+    return [str(build_for(torch_version).folder)]
 
 
 def load(build: Build) -> ModuleType:
@@ -62,7 +131,12 @@ def load(build: Build) -> ModuleType:
     """
     import torch
 
-    torch.ops.load_library(next(build.folder.glob("*ste.*"), build.folder / "libste.so"))
+    importlib.import_module("ste_core._compiled")
+    for line in (build.folder / "SHA256SUMS").read_text().splitlines():
+        expected, name = line.split()
+        if hashlib.sha256((build.folder / name).read_bytes()).hexdigest() != expected:
+            raise ImportError(f"{name} for torch {build.torch} is damaged: it is not what was installed")
+    torch.ops.load_library(build.library)
     path = build.folder / f"_C{importlib.machinery.EXTENSION_SUFFIXES[0]}"
     loader = importlib.machinery.ExtensionFileLoader("ste_core._C", str(path))
     spec = importlib.util.spec_from_loader("ste_core._C", loader)
@@ -70,3 +144,8 @@ def load(build: Build) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     return module
+
+
+#: For ``CMAKE_PREFIX_PATH``, beside ``torch.utils.cmake_prefix_path``: there ``find_package(ste_core)`` finds the
+#: target ``ste::core``.
+cmake_prefix_path: str = _folder("share", "cmake")

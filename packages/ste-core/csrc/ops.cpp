@@ -1,0 +1,66 @@
+// The functions of the public header: the ops, called through the dispatcher.
+#include <ste/ops.h>
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/SymInt.h>
+
+namespace ste {
+namespace {
+
+template <typename... Arguments>
+auto find(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<at::Tensor(Arguments...)>();
+}
+
+}  // namespace
+
+at::Tensor round_ste(const at::Tensor& x) {
+  static const auto op = find<const at::Tensor&>("ste::round_ste");
+  return op.call(x);
+}
+
+at::Tensor ceil_ste(const at::Tensor& x) {
+  static const auto op = find<const at::Tensor&>("ste::ceil_ste");
+  return op.call(x);
+}
+
+at::Tensor floor_ste(const at::Tensor& x) {
+  static const auto op = find<const at::Tensor&>("ste::floor_ste");
+  return op.call(x);
+}
+
+at::Tensor binary_sign_ste(const at::Tensor& x, double low) {
+  static const auto op = find<const at::Tensor&, double>("ste::binary_sign_ste");
+  return op.call(x, low);
+}
+
+at::Tensor ternary_sign_ste(const at::Tensor& x) {
+  static const auto op = find<const at::Tensor&>("ste::ternary_sign_ste");
+  return op.call(x);
+}
+
+at::Tensor scalar_clamp_ste(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val) {
+  static const auto op = find<const at::Tensor&, const at::Scalar&, const at::Scalar&>("ste::scalar_clamp_ste");
+  return op.call(x, min_val, max_val);
+}
+
+at::Tensor tensor_clamp_ste(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
+  static const auto op = find<const at::Tensor&, const at::Tensor&, const at::Tensor&>("ste::tensor_clamp_ste");
+  return op.call(x, min_val, max_val);
+}
+
+at::Tensor tensor_clamp(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
+  static const auto op = find<const at::Tensor&, const at::Tensor&, const at::Tensor&>("ste::tensor_clamp");
+  return op.call(x, min_val, max_val);
+}
+
+at::Tensor fake_quantize(
+    const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point, int64_t quant_min,
+    int64_t quant_max, double grad_scale) {
+  static const auto op =
+      find<const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, c10::SymInt, c10::SymInt, double>(
+          "ste::fake_quantize");
+  return op.call(x, scale, zero_point, quant_min, quant_max, grad_scale);
+}
+
+}  // namespace ste

@@ -1,0 +1,12 @@
+"""Stochastic rounding, straight through."""
+
+import torch
+
+import ste  # loads the library that the op is built on
+
+if ste.backend().name != "native":
+    raise ImportError(f"stochastic_ops needs the native backend of ste: {ste.backend().reason}")
+
+from stochastic_ops import _C  # noqa: F401  (registers the op)
+
+stochastic_round = torch.ops.stochastic_ops.stochastic_round
