@@ -20,7 +20,7 @@ other_torch := $(if $(filter 2.14.%,$(TORCH)),2.13.0,2.14.1)
 
 pytest := OMP_NUM_THREADS=1 $(python) -m pytest -q -n auto --maxprocesses=8
 
-core_sources := $(shell find packages/ste-core cmake -type f -not -name '*.pyc')
+core_sources := $(shell find packages/ste-core -type f -not -name '*.pyc')
 
 ifeq ($(CORE),matching)
 core_wheel := build/wheels/torch-$(TORCH)/stamp
@@ -35,7 +35,7 @@ else
 $(error CORE must be matching, none or other, got $(CORE))
 endif
 
-.PHONY: help demo test matrix mutants bench cuda lint format clean core
+.PHONY: help demo test matrix mutants bench cuda wheels lint format clean core
 
 help:
 	@echo "make demo    train a quantized network on real data, with a table and a plot of the result"
@@ -46,6 +46,7 @@ help:
 	@echo "make bench   measure the ops beside torch.round and what people use in their place, and write docs/bench.md"
 	@echo "                                    (PEERS=1: Brevitas too; QUICK=1: less, into build/bench.md)"
 	@echo "make cuda    compile the CUDA kernels, and check what can be checked of them without a GPU (TORCH=2.14.1)"
+	@echo "make wheels  build what is published, and test it as installed, outside of the repository"
 	@echo "make lint    check types, style and versions"
 	@echo "make format  format the sources"
 	@echo "make clean   remove everything that make has made"
@@ -98,8 +99,17 @@ $(cuda_wheel): $(core_sources) | .venv/torch-$(cuda_torch)/packages.stamp
 	.venv/torch-$(cuda_torch)/bin/pip install -q --no-deps --target build/cuda/torch-$(cuda_torch) $(@D)/ste_core-*.whl
 	touch $@
 
+# What is published: one wheel of ste-core with a build for each of BUILDS, tested with each, and with each of OTHERS, which
+# it has no build for.
+BUILDS ?= 2.13.0 2.14.1
+OTHERS ?=
+
+wheels: $(env)/packages.stamp $(env)/wheels.stamp
+	PATH=$(CURDIR)/$(env)/bin:$$PATH $(python) tools/wheels.py --into build/dist --build $(BUILDS) --test $(OTHERS) \
+	  --pytest $(PYTEST_ARGS)
+
 python_sources := packages/ste-py/src packages/ste-core/src tests tools examples
-cpp_sources := $(shell find packages/ste-core/csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+cpp_sources := $(shell find packages/ste-core/csrc packages/ste-core/include tests/cpp tests/downstream -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 lint: $(env)/packages.stamp $(env)/lint.stamp
 	$(env)/bin/ruff check $(python_sources)
@@ -107,6 +117,7 @@ lint: $(env)/packages.stamp $(env)/lint.stamp
 	$(env)/bin/mypy
 	$(env)/bin/clang-format --dry-run --Werror $(cpp_sources)
 	$(python) tools/check_versions.py
+	$(env)/bin/zizmor --offline --quiet .github/workflows
 
 format: $(env)/packages.stamp $(env)/lint.stamp
 	$(env)/bin/ruff check --fix $(python_sources)
@@ -129,7 +140,7 @@ clean:
 	.venv/torch-$*/bin/pip install -q --no-build-isolation -e packages/ste-py
 	touch $@
 
-$(addprefix $(env)/,demo.stamp lint.stamp bench.stamp peers.stamp): $(env)/%.stamp: $(env)/torch.stamp pyproject.toml
+$(addprefix $(env)/,demo.stamp lint.stamp bench.stamp peers.stamp wheels.stamp): $(env)/%.stamp: $(env)/torch.stamp pyproject.toml
 	$(env)/bin/pip install -q --group $*
 	touch $@
 

@@ -1,8 +1,10 @@
 """Check that every place that states a version states the same one.
 
-Both packages have one version, ``ste-py[native]`` pins ste-core to it, and the changelog has a section for it.
+Both packages have one version, ``ste-py[native]`` pins ste-core to it, and the changelog has a section for it. A tag of
+a release, given with ``--tag``, is `v` and that version.
 """
 
+import argparse
 import re
 import sys
 from pathlib import Path
@@ -18,6 +20,9 @@ def stated(path: str, pattern: str) -> str:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tag")
+    tag: str | None = parser.parse_args().tag
     versions = {
         "ste-py": stated("packages/ste-py/pyproject.toml", PROJECT),
         "ste-core": stated("packages/ste-core/pyproject.toml", PROJECT),
@@ -26,6 +31,8 @@ def main() -> int:
         "ste-py[native]": stated("packages/ste-py/pyproject.toml", r'^native = \["ste-core==(.*)"\]'),
         "CHANGELOG.md": stated("CHANGELOG.md", r"^## (\d\S*)"),
     }
+    if tag is not None:
+        versions["the tag"] = tag.removeprefix("v") if tag.startswith("v") else tag
     if len(set(versions.values())) == 1:
         return 0
     for place, version in versions.items():
