@@ -1,5 +1,6 @@
 """torch.compile where it is hard: zeros, bounds of every kind, integer ranges, shapes. The rest is in matrix/."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -57,3 +58,9 @@ def test_shapes_compile(device: str) -> None:
         function = getattr(ste, name)
         compiled = torch.compile(lambda t: t.reshape(function(t)), fullgraph=True, backend="aot_eager", dynamic=True)  # noqa: B023
         assert torch.equal(compiled(x), x.reshape(function(x)))
+
+
+def test_low_that_the_dtype_does_not_hold(device: str) -> None:
+    x = torch.tensor([-1.0, 1.0], dtype=torch.float16, device=device)
+    compiled = torch.compile(lambda t: ste.binary_sign_ste(t, -1e30), backend="aot_eager", fullgraph=True)
+    assert compiled(x).tolist() == [-math.inf, 1.0]

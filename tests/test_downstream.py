@@ -88,4 +88,5 @@ layer = TernaryLinear(8, 4)
 layer(torch.randn(2, 8)).sum().backward()
 print(bool(layer.weight.grad.abs().sum() > 0), clipped(torch.tensor([-9.0, 2.5, 9.0]), 4).tolist())
 """
-    assert run(code, first_on_path=installed) == "True [-8.0, 2.0, 7.0]\n"
+    # There is a warning before, where ste-core is for another torch.
+    assert run(code, first_on_path=installed).splitlines()[-1] == "True [-8.0, 2.0, 7.0]"

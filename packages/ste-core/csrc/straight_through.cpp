@@ -68,7 +68,9 @@ at::Tensor ternary_sign_eager(const at::Tensor& x) {
 
 at::Tensor binary_sign_composite(const at::Tensor& x, double low) {
   check_value("binary_sign_ste", "low", low, x);
-  return at::where(x.ge(0), at::scalar_tensor(1, x.options()), at::scalar_tensor(low, x.options()));
+  // torch 2.6 makes no tensor of a number that its dtype does not hold.
+  const auto lower = bound_in_dtype("binary_sign_ste", "low", low, x);
+  return at::where(x.ge(0), at::scalar_tensor(1, x.options()), at::scalar_tensor(lower, x.options()));
 }
 
 at::Tensor binary_sign_eager(const at::Tensor& x, double low) {

@@ -46,7 +46,8 @@ class Build:
     @property
     def library(self) -> Path:
         """The library of the ops, which may be missing."""
-        return next(self.folder.glob("*ste.*"), self.folder / "libste.so")
+        found = (path for path in self.folder.glob("*ste.*") if path.suffix != ".lib")  # on Windows, for the linker
+        return next(found, self.folder / "libste.so")
 
 
 def builds() -> list[Build]:

@@ -181,10 +181,11 @@ def tensor_bound(bound: Tensor, dtype: torch.dtype, *, is_min: bool) -> Tensor:
 
 
 def exact_value(op: str, name: str, value: Any, x: Tensor) -> float:
-    """A value that has to be represented exactly when x is an integer tensor."""
+    """A value that has to be represented exactly when x is an integer tensor; of a floating x, as `scalar_bound`."""
     exact = float(number(op, name, value))
-    if not x.is_floating_point():
-        info = torch.iinfo(x.dtype)
-        if not (math.isfinite(exact) and exact.is_integer() and info.min <= exact <= info.max):
-            raise ValueError(f"{op}: {name}={exact:g} has no {_name(x.dtype)} value")
+    if x.is_floating_point():
+        return _rounded(exact, torch.finfo(x.dtype))
+    info = torch.iinfo(x.dtype)
+    if not (math.isfinite(exact) and exact.is_integer() and info.min <= exact <= info.max):
+        raise ValueError(f"{op}: {name}={exact:g} has no {_name(x.dtype)} value")
     return exact
