@@ -1,6 +1,6 @@
 """Build what is published, check it, and test it as installed, outside of the repository.
 
-    python tools/wheels.py --into build/dist --build 2.13.0 --build 2.14.1 --test 2.6.0
+    python tools/wheels.py --into build/dist --build 2.13.0 2.14.1 --test 2.6.0
 
 The sdist of ste-core is compiled for each torch to build for, and the wheels are merged into one. It is tested in a new
 environment for each of these torches, and for those to test with, in a folder that has the tests and no sources.
@@ -37,7 +37,6 @@ class Environment:
 
     def __init__(self, folder: Path, torch: str) -> None:
         self.folder = folder
-        self.torch = torch
         run(sys.executable, "-m", "venv", folder / "env")
         self.python = folder / "env" / "bin" / "python"
         self.pip("install", "pip>=25.1")
@@ -64,7 +63,7 @@ class Environment:
         self.pip("uninstall", "--yes", "ste-core", "ste-py")
 
     def test_editable(self) -> None:
-        """A change in C++ is compiled by the next import, and one in Python is there."""
+        """A change in C++ is compiled by the next import."""
         packages = Path(shutil.copytree(ROOT / "packages", self.folder / "packages"))
         rebuild = ["-Ceditable.rebuild=true", f"-Cbuild-dir={self.folder}/build"]
         editable = ["install", "--no-build-isolation", "--no-deps", "-e"]
@@ -142,7 +141,7 @@ def main() -> None:
         for torch, environment in environments.items():
             print(f"torch {torch}, for which it is built", flush=True)
             environment.test(wheels, "native", arguments.pytest)
-        environment.test_editable()
+        environments[arguments.build[-1]].test_editable()
         for torch in arguments.test:
             print(f"torch {torch}, for which it is not built", flush=True)
             Environment(Path(scratch, torch), torch).test(wheels, "mismatched", arguments.pytest)
