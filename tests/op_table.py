@@ -97,6 +97,7 @@ class Op:
         floating_only: Whether it refuses integers.
         is_rounded: Whether the reference computes as the op does, in float32 where x is no wider. Otherwise all of it
             is exact in float64.
+        onnx_keeps_sign_of_zero: Whether the model that torch exports keeps -0.0, in ONNX Runtime.
     """
 
     name: str
@@ -107,6 +108,7 @@ class Op:
     slopes: Callable[..., Sequence[Array]] | None = None
     floating_only: bool = False
     is_rounded: bool = False
+    onnx_keeps_sign_of_zero: bool = True
 
     @property
     def straight_through(self) -> bool:
@@ -188,11 +190,13 @@ OPS = [
     Op("round_ste", "x.round()", np.rint),
     Op("ceil_ste", "x.ceil()", np.ceil),
     Op("floor_ste", "x.floor()", np.floor),
+    Op("trunc_ste", "x.trunc()", np.trunc, onnx_keeps_sign_of_zero=False),  # torch exports sign(x) * floor(abs(x))
     Op("binary_sign_ste", BINARY_SIGN, lambda x: np.where(x >= 0, 1.0, 0.0)),
     Op("binary_sign_ste", BINARY_SIGN, lambda x, low: np.where(x >= 0, 1.0, low), (-1.0,)),
     Op("ternary_sign_ste", "x.sign()", sign),
     Op("scalar_clamp_ste", CLAMP, clamp, (-1.0, 2.0)),
-    Op("scalar_clamp_ste", CLAMP, clamp, (0.0, 6.0)),
+    # With a bound of 0 it is exported as Where (inductor's maximum loses the sign), which is a sum in ONNX Runtime.
+    Op("scalar_clamp_ste", CLAMP, clamp, (0.0, 6.0), onnx_keeps_sign_of_zero=False),
     Op("tensor_clamp_ste", CLAMP, clamp, PER_CHANNEL),
     Op("tensor_clamp_ste", CLAMP, clamp, FULL),
     Op("tensor_clamp", CLAMP, clamp, PER_CHANNEL, clamp_passes, clamp_slopes),

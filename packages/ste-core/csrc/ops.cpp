@@ -29,6 +29,11 @@ at::Tensor floor_ste(const at::Tensor& x) {
   return op.call(x);
 }
 
+at::Tensor trunc_ste(const at::Tensor& x) {
+  static const auto op = find<const at::Tensor&>("ste::trunc_ste");
+  return op.call(x);
+}
+
 at::Tensor binary_sign_ste(const at::Tensor& x, double low) {
   static const auto op = find<const at::Tensor&, double>("ste::binary_sign_ste");
   return op.call(x, low);

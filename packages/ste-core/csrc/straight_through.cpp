@@ -10,6 +10,7 @@
 #include <ATen/ops/round.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/sign.h>
+#include <ATen/ops/trunc.h>
 #include <ATen/ops/where.h>
 #include <torch/csrc/autograd/functions/utils.h>
 
@@ -53,6 +54,10 @@ at::Tensor ceil(const at::Tensor& x) {
 
 at::Tensor floor(const at::Tensor& x) {
   return at::floor(x);
+}
+
+at::Tensor trunc(const at::Tensor& x) {
+  return at::trunc(x);
 }
 
 // Not at::sign, whose value at NaN is 0 in ATen and NaN in ONNX Runtime.
@@ -120,6 +125,7 @@ TORCH_LIBRARY_FRAGMENT(ste, library) {
   Op<StraightThrough, round>::define(library, "round_ste(Tensor x) -> Tensor");
   Op<StraightThrough, ceil>::define(library, "ceil_ste(Tensor x) -> Tensor");
   Op<StraightThrough, floor>::define(library, "floor_ste(Tensor x) -> Tensor");
+  Op<StraightThrough, trunc>::define(library, "trunc_ste(Tensor x) -> Tensor");
   Op<StraightThrough, binary_sign_composite, binary_sign_eager>::define(
       library, "binary_sign_ste(Tensor x, float low=0.0) -> Tensor");
   Op<StraightThrough, ternary_sign_composite, ternary_sign_eager>::define(

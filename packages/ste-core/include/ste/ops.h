@@ -22,10 +22,12 @@
 
 namespace ste {
 
-// To an integer: the nearest one (of two the even one), the next above, the next below. The gradient passes unchanged.
+// To an integer: the nearest one (of two the even one), the next above, the next below, the next toward zero. The gradient
+// passes unchanged.
 STE_API at::Tensor round_ste(const at::Tensor& x);
 STE_API at::Tensor ceil_ste(const at::Tensor& x);
 STE_API at::Tensor floor_ste(const at::Tensor& x);
+STE_API at::Tensor trunc_ste(const at::Tensor& x);
 
 // 1 where x >= 0, and `low` elsewhere. The gradient passes unchanged.
 STE_API at::Tensor binary_sign_ste(const at::Tensor& x, double low = 0.0);

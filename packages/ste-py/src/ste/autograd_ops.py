@@ -37,6 +37,7 @@ __all__ = [
     "tensor_clamp_fn",
     "tensor_clamp_ste_fn",
     "ternary_sign_ste_fn",
+    "trunc_ste_fn",
 ]
 
 
@@ -105,6 +106,18 @@ class floor_ste_fn(_StraightThrough):
     @staticmethod
     def symbolic(g: Any, x: Any) -> Any:
         return g.op("Floor", x)
+
+
+class trunc_ste_fn(_StraightThrough):
+    """Autograd class of :func:`ste.trunc_ste`."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.trunc(checked("trunc_ste", x))
+
+    @staticmethod
+    def symbolic(g: Any, x: Any) -> Any:
+        return g.op("Mul", g.op("Floor", g.op("Abs", x)), g.op("Sign", x))
 
 
 class ternary_sign_ste_fn(_StraightThrough):

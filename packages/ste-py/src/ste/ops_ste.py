@@ -22,6 +22,7 @@ from ste.autograd_ops import (
     scalar_clamp_ste_fn,
     tensor_clamp_ste_fn,
     ternary_sign_ste_fn,
+    trunc_ste_fn,
 )
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "scalar_clamp_ste",
     "tensor_clamp_ste",
     "ternary_sign_ste",
+    "trunc_ste",
 ]
 
 
@@ -117,6 +119,34 @@ def floor_ste(x: Tensor) -> Tensor:
         tensor([1., 1., 1.])
     """
     return _floor_ste(x)
+
+
+def trunc_ste(x: Tensor) -> Tensor:
+    r"""Round toward zero, with a straight-through gradient.
+
+    .. math:: y = \operatorname{sign}(x) \lfloor |x| \rfloor, \qquad \frac{\partial y}{\partial x} = 1
+
+    -0.0, NaN and infinities are kept; a value in (-1, 0) gives -0.0.
+
+    Args:
+        x: Any shape; a floating or integer dtype.
+
+    Returns:
+        Tensor of x's shape, dtype, device and memory format.
+
+    Raises:
+        TypeError: x is not a Tensor, or is boolean or complex.
+
+    Example:
+        >>> x = torch.tensor([-1.6, 0.2, 2.0], requires_grad=True)
+        >>> y = ste.trunc_ste(x)
+        >>> y.tolist()
+        [-1.0, 0.0, 2.0]
+        >>> y.sum().backward()
+        >>> x.grad
+        tensor([1., 1., 1.])
+    """
+    return _trunc_ste(x)
 
 
 def binary_sign_ste(x: Tensor, low: float = 0.0) -> Tensor:
@@ -256,6 +286,7 @@ def tensor_clamp_ste(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
 _round_ste = implement(round_ste, round_ste_fn)
 _ceil_ste = implement(ceil_ste, ceil_ste_fn)
 _floor_ste = implement(floor_ste, floor_ste_fn)
+_trunc_ste = implement(trunc_ste, trunc_ste_fn)
 _binary_sign_ste = implement(binary_sign_ste, binary_sign_ste_fn)
 _ternary_sign_ste = implement(ternary_sign_ste, ternary_sign_ste_fn)
 _scalar_clamp_ste = implement(scalar_clamp_ste, scalar_clamp_ste_fn)
