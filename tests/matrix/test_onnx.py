@@ -59,7 +59,7 @@ def check_standard(model: onnx.ModelProto) -> None:
     assert not model.functions
 
 
-@row("`export(dynamo=True)`: standard operators, and the same bits in ONNX Runtime (a zero's sign aside, at a bound 0 and in `trunc_ste`)")
+@row("`export(dynamo=True)`: standard operators, the same bits in ONNX Runtime (but for a zero's sign, in two ops)")
 @EVERY_OP
 @pytest.mark.parametrize(
     "dtype",

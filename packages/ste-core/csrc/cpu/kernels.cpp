@@ -156,6 +156,10 @@ at::Tensor ternary_sign(const at::Tensor& x) {
   return elementwise(with_rest(loops(x.scalar_type()).ternary_sign, write_of(x)), x);
 }
 
+at::Tensor trunc(const at::Tensor& x) {
+  return elementwise(with_rest(loops(x.scalar_type()).trunc, write_of(x)), x);
+}
+
 at::Tensor scalar_clamp(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val) {
   return elementwise(with_rest(loops(x.scalar_type()).scalar_clamp, write_of(x), number(min_val), number(max_val)), x);
 }

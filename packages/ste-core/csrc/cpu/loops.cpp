@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
 #include <numeric>
 #include <type_traits>
@@ -199,6 +200,12 @@ struct TernarySign {
   }
 };
 
+template <typename T>
+struct Trunc {
+  T operator()(T x) const { return std::trunc(x); }
+  Lanes<T> operator()(const Lanes<T>& x) const { return x.trunc(); }
+};
+
 // Whether a bound may be NaN, which takes more operations to find out than the clamp itself.
 template <typename T, bool may_be_nan = true>
 class Clamp {
@@ -335,6 +342,11 @@ void binary_sign(char* const* data, const int64_t* strides, int64_t size0, int64
 template <typename T>
 void ternary_sign(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write) {
   unary<T>(data, strides, size0, size1, write, TernarySign<T>());
+}
+
+template <typename T>
+void trunc(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write) {
+  unary<T>(data, strides, size0, size1, write, Trunc<T>());
 }
 
 template <typename T>
@@ -1161,10 +1173,14 @@ void fake_quantize_backward(
 template <typename T>
 Loops loops_of() {
   if constexpr (std::is_integral_v<T>) {
-    return {&binary_sign<T>, &ternary_sign<T>, &scalar_clamp<T>, &clamp<T>, nullptr, nullptr, nullptr};
+    return {&binary_sign<T>, &ternary_sign<T>, nullptr, &scalar_clamp<T>, &clamp<T>, nullptr, nullptr, nullptr};
   } else {
-    return {&binary_sign<T>,    &ternary_sign<T>,  &scalar_clamp<T>,          &clamp<T>,
-            &clamp_backward<T>, &fake_quantize<T>, &fake_quantize_backward<T>};
+    void (*trunc_of_t)(char* const*, const int64_t*, int64_t, int64_t, Write) = nullptr;
+    if constexpr (!is_16_bit<T>) {
+      trunc_of_t = &trunc<T>;
+    }
+    return {&binary_sign<T>, &ternary_sign<T>,   trunc_of_t,        &scalar_clamp<T>,
+            &clamp<T>,       &clamp_backward<T>, &fake_quantize<T>, &fake_quantize_backward<T>};
   }
 }
 

@@ -32,6 +32,8 @@ struct Loops {
   // y, x
   void (*binary_sign)(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write, Number low);
   void (*ternary_sign)(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write);
+  // Of float and double alone.
+  void (*trunc)(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write);
   void (*scalar_clamp)(
       char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write, Number min_val,
       Number max_val);

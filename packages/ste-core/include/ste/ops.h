@@ -22,8 +22,8 @@
 
 namespace ste {
 
-// To an integer: the nearest one (of two the even one), the next above, the next below, the next toward zero. The gradient
-// passes unchanged.
+// To an integer: the nearest one (of two the even one), the next above, the next below, the next toward zero. The
+// gradient passes unchanged.
 STE_API at::Tensor round_ste(const at::Tensor& x);
 STE_API at::Tensor ceil_ste(const at::Tensor& x);
 STE_API at::Tensor floor_ste(const at::Tensor& x);
