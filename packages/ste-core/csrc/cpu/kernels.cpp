@@ -1,7 +1,6 @@
 #include "kernels.h"
 
 #include "../extent.h"
-#include "loops.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/EmptyTensor.h>
@@ -156,8 +155,8 @@ at::Tensor ternary_sign(const at::Tensor& x) {
   return elementwise(with_rest(loops(x.scalar_type()).ternary_sign, write_of(x)), x);
 }
 
-at::Tensor trunc(const at::Tensor& x) {
-  return elementwise(with_rest(loops(x.scalar_type()).trunc, write_of(x)), x);
+at::Tensor to_integer(const at::Tensor& x, Integer which) {
+  return elementwise(with_rest(loops(x.scalar_type()).to_integer, write_of(x), which), x);
 }
 
 at::Tensor scalar_clamp(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val) {

@@ -200,10 +200,33 @@ struct TernarySign {
   }
 };
 
-template <typename T>
-struct Trunc {
-  T operator()(T x) const { return std::trunc(x); }
-  Lanes<T> operator()(const Lanes<T>& x) const { return x.trunc(); }
+template <typename T, Integer which>
+struct ToInteger {
+  T operator()(T x) const {
+    switch (which) {
+      case Integer::nearest:
+        return element::round_half_even(x);
+      case Integer::above:
+        return std::ceil(x);
+      case Integer::below:
+        return std::floor(x);
+      case Integer::toward_zero:
+        return std::trunc(x);
+    }
+  }
+
+  Lanes<T> operator()(const Lanes<T>& x) const {
+    switch (which) {
+      case Integer::nearest:
+        return x.round();
+      case Integer::above:
+        return x.ceil();
+      case Integer::below:
+        return x.floor();
+      case Integer::toward_zero:
+        return x.trunc();
+    }
+  }
 };
 
 // Whether a bound may be NaN, which takes more operations to find out than the clamp itself.
@@ -345,8 +368,17 @@ void ternary_sign(char* const* data, const int64_t* strides, int64_t size0, int6
 }
 
 template <typename T>
-void trunc(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write) {
-  unary<T>(data, strides, size0, size1, write, Trunc<T>());
+void to_integer(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write, Integer which) {
+  switch (which) {
+    case Integer::nearest:
+      return unary<T>(data, strides, size0, size1, write, ToInteger<T, Integer::nearest>());
+    case Integer::above:
+      return unary<T>(data, strides, size0, size1, write, ToInteger<T, Integer::above>());
+    case Integer::below:
+      return unary<T>(data, strides, size0, size1, write, ToInteger<T, Integer::below>());
+    case Integer::toward_zero:
+      return unary<T>(data, strides, size0, size1, write, ToInteger<T, Integer::toward_zero>());
+  }
 }
 
 template <typename T>
@@ -1175,11 +1207,11 @@ Loops loops_of() {
   if constexpr (std::is_integral_v<T>) {
     return {&binary_sign<T>, &ternary_sign<T>, nullptr, &scalar_clamp<T>, &clamp<T>, nullptr, nullptr, nullptr};
   } else {
-    void (*trunc_of_t)(char* const*, const int64_t*, int64_t, int64_t, Write) = nullptr;
+    decltype(Loops::to_integer) integer_of_t = nullptr;
     if constexpr (!is_16_bit<T>) {
-      trunc_of_t = &trunc<T>;
+      integer_of_t = &to_integer<T>;
     }
-    return {&binary_sign<T>, &ternary_sign<T>,   trunc_of_t,        &scalar_clamp<T>,
+    return {&binary_sign<T>, &ternary_sign<T>,   integer_of_t,      &scalar_clamp<T>,
             &clamp<T>,       &clamp_backward<T>, &fake_quantize<T>, &fake_quantize_backward<T>};
   }
 }

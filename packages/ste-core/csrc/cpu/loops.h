@@ -15,6 +15,9 @@ enum class Output { none, store, sum };
 // reading of what is about to be overwritten.
 enum class Write { cached, past_cache };
 
+// Which integer a number becomes.
+enum class Integer { nearest, above, below, toward_zero };
+
 // A number in x's dtype: an integer where that is an integer dtype.
 struct Number {
   double real;
@@ -33,7 +36,8 @@ struct Loops {
   void (*binary_sign)(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write, Number low);
   void (*ternary_sign)(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write);
   // Of float and double alone.
-  void (*trunc)(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write);
+  void (*to_integer)(
+      char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write, Integer which);
   void (*scalar_clamp)(
       char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write, Number min_val,
       Number max_val);
