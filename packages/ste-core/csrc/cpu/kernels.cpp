@@ -10,11 +10,12 @@
 #include <ATen/Version.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/from_blob.h>
 
 #include <algorithm>
 #include <functional>
 #include <optional>
+#include <vector>
 
 namespace ste::cpu {
 
@@ -63,71 +64,111 @@ bool are_alike(const at::Tensor& a, const at::Tensor& b) {
   return a.sizes() == b.sizes() && a.strides() == b.strides();
 }
 
-// What most tensors are needs no TensorIterator, which for a small one costs more than all of the rest of a call.
-// Undefined where it is needed.
-template <size_t n, typename Loop>
-at::Tensor dense(const Loop& loop, const at::Tensor& x, const std::array<const at::Tensor*, n>& bounds) {
+// x as rows, along which each argument that broadcasts to it has one value, or one for each element. What most tensors
+// are needs no TensorIterator, which for a small one costs more than all of the rest of a call.
+template <size_t n>
+struct Rows {
+  at::MemoryFormat format;
+  int64_t size;                // of a row
+  int64_t count;               // of the rows to a block, at whose start the arguments start anew
+  int64_t total;               // of all rows
+  bool is_inner;               // an argument has one value to a row
+  std::array<bool, n> varies;  // or is one number
+};
+
+template <size_t n>
+std::optional<Rows<n>> rows_of(const at::Tensor& x, const std::array<const at::Tensor*, n>& arguments) {
   const auto format = x.is_contiguous() ? at::MemoryFormat::Contiguous : at::MemoryFormat::ChannelsLast;
   if (!x.is_contiguous(format) || x.numel() == 0) {
-    return {};
+    return std::nullopt;
   }
   const auto order = order_of(x, format);
   Extent extent{1, 1, x.numel()};
-  std::array<bool, n + 2> varies{};
-  std::optional<Extent> of_bound;
+  std::array<bool, n> varies{};
+  std::optional<Extent> of_argument;
   for (size_t i = 0; i < n; ++i) {
-    if (i == 0 || !are_alike(*bounds[i], *bounds[i - 1])) {
-      of_bound = extent_along(x, *bounds[i], order);
+    if (i == 0 || !are_alike(*arguments[i], *arguments[i - 1])) {
+      of_argument = extent_along(x, *arguments[i], order);
     }
     const bool is_first = std::none_of(varies.begin(), varies.end(), std::identity());
-    varies[i + 2] = of_bound.has_value() && of_bound->middle > 1;
-    if (!of_bound || (varies[i + 2] && !is_first && *of_bound != extent)) {
-      return {};
+    varies[i] = of_argument.has_value() && of_argument->middle > 1;
+    if (!of_argument || (varies[i] && !is_first && *of_argument != extent)) {
+      return std::nullopt;
     }
-    if (varies[i + 2]) {
-      extent = *of_bound;
+    if (varies[i]) {
+      extent = *of_argument;
     }
+  }
+  // Rows are along the inner elements, which have the same arguments; where there are none, along the middle ones.
+  if (extent.inner > 1 || extent.middle <= 1) {
+    return Rows<n>{format, extent.inner, extent.middle, extent.outer * extent.middle, true, varies};
+  }
+  return Rows<n>{format, extent.middle, extent.outer, extent.outer, false, varies};
+}
+
+// Where the operands of a loop lie, as TensorIterator has it: how far an element of each is from the next in its row,
+// and then how far a row from the next.
+template <size_t operands>
+struct Operands {
+  std::array<char*, operands> begin;
+  std::array<int64_t, 2 * operands> strides{};
+
+  // What has x's elements.
+  template <size_t n>
+  void set_whole(size_t i, const void* data, int64_t element, const Rows<n>& rows) {
+    set(i, data, element, rows.size * element);
   }
 
-  // Rows are along the inner elements, which have the same bounds; where there are none, along the middle ones.
-  const bool is_inner = extent.inner > 1 || extent.middle <= 1;
-  const int64_t row = is_inner ? extent.inner : extent.middle;
-  const int64_t rows = is_inner ? extent.middle : extent.outer;  // to a block, at whose start the bounds start anew
-  const int64_t total = is_inner ? extent.outer * extent.middle : extent.outer;
+  // What has an argument's, of this size each.
+  template <size_t n>
+  void set_argument(size_t i, const void* data, int64_t element, bool varies, const Rows<n>& rows) {
+    set(i, data, varies && !rows.is_inner ? element : 0, varies && rows.is_inner ? element : 0);
+  }
+
+  void set(size_t i, const void* data, int64_t along, int64_t across) {
+    begin[i] = static_cast<char*>(const_cast<void*>(data));
+    strides[i] = along;
+    strides[operands + i] = across;
+  }
+
+  // From an element of a row on: operands of which `whole` tells that they have all of x's elements start there, the
+  // others at that row of a block.
+  template <typename Whole>
+  std::array<char*, operands> at(int64_t row, int64_t row_of_block, int64_t element, const Whole& whole) const {
+    auto data = begin;
+    for (size_t i = 0; i < operands; ++i) {
+      data[i] += element * strides[i] + (whole(i) ? row : row_of_block) * strides[operands + i];
+    }
+    return data;
+  }
+};
+
+// Undefined where TensorIterator is needed.
+template <size_t n, typename Loop>
+at::Tensor dense(const Loop& loop, const at::Tensor& x, const std::array<const at::Tensor*, n>& bounds) {
+  const auto rows = rows_of(x, bounds);
   constexpr int64_t grain = at::internal::GRAIN_SIZE;
-  if (total > 1 && row > grain && total < 8 * at::get_num_threads()) {
-    return {};  // too few rows to share out
+  if (!rows || (rows->total > 1 && rows->size > grain && rows->total < 8 * at::get_num_threads())) {
+    return {};  // or too few rows to share out
   }
-  at::Tensor y(at::detail::empty_cpu(x.sizes(), x.scalar_type(), false, format));
-  std::array<char*, n + 2> begin{
-      static_cast<char*>(y.mutable_data_ptr()), static_cast<char*>(const_cast<void*>(x.const_data_ptr()))};
-  std::array<int64_t, 2 * (n + 2)> strides{x.element_size(), x.element_size()};
-  int64_t* const outer = strides.data() + n + 2;
-  std::fill_n(outer, 2, row * x.element_size());
-  for (size_t i = 2; i < n + 2; ++i) {
-    const int64_t size = bounds[i - 2]->element_size();
-    begin[i] = static_cast<char*>(const_cast<void*>(bounds[i - 2]->const_data_ptr()));
-    strides[i] = varies[i] && !is_inner ? size : 0;
-    outer[i] = varies[i] && is_inner ? size : 0;
+  at::Tensor y(at::detail::empty_cpu(x.sizes(), x.scalar_type(), false, rows->format));
+  Operands<n + 2> operands;
+  operands.set_whole(0, y.mutable_data_ptr(), x.element_size(), *rows);
+  operands.set_whole(1, x.const_data_ptr(), x.element_size(), *rows);
+  for (size_t i = 0; i < n; ++i) {
+    operands.set_argument(i + 2, bounds[i]->const_data_ptr(), bounds[i]->element_size(), rows->varies[i], *rows);
   }
-  if (total == 1) {
-    at::parallel_for(0, row, grain, [&](int64_t first, int64_t end) {
-      auto data = begin;
-      for (size_t i = 0; i < n + 2; ++i) {
-        data[i] += first * strides[i];
-      }
-      loop(data.data(), strides.data(), end - first, 1);
+  const auto is_whole = [](size_t i) { return i < 2; };
+  if (rows->total == 1) {
+    at::parallel_for(0, rows->size, grain, [&](int64_t first, int64_t end) {
+      loop(operands.at(0, 0, first, is_whole).data(), operands.strides.data(), end - first, 1);
     });
     return y;
   }
-  at::parallel_for(0, total, std::max<int64_t>(1, grain / row), [&](int64_t first, int64_t end) {
+  at::parallel_for(0, rows->total, std::max<int64_t>(1, grain / rows->size), [&](int64_t first, int64_t end) {
     while (first < end) {
-      const int64_t count = std::min(rows - first % rows, end - first);
-      auto data = begin;
-      for (size_t i = 0; i < n + 2; ++i) {
-        data[i] += (i < 2 ? first : first % rows) * outer[i];
-      }
-      loop(data.data(), strides.data(), row, count);
+      const int64_t count = std::min(rows->count - first % rows->count, end - first);
+      loop(operands.at(first, first % rows->count, 0, is_whole).data(), operands.strides.data(), rows->size, count);
       first += count;
     }
   });
@@ -173,36 +214,182 @@ namespace {
 constexpr int64_t kSlice = 1 << 15;
 constexpr int64_t kMaxSlices = 64;
 
-// One of the three gradients while it is computed.
-struct Gradient {
-  Output kind = Output::none;
-  at::Tensor memory;  // what the loops write; for sums, that of the slices, one after the other
-  at::Tensor target;  // the part of it that belongs to the first slice, in x's shape
-};
-
 int64_t number_of_slices(int64_t elements, int64_t sums) {
   const int64_t slices = std::clamp<int64_t>(elements / kSlice, 1, kMaxSlices);
   // All of the sums together stay small beside x.
   return std::min(slices, std::max<int64_t>(1, elements / (16 * std::max<int64_t>(1, sums))));
 }
 
+// One of the three gradients while it is computed.
+struct Gradient {
+  Gradient() = default;
+
+  Gradient(const at::Tensor& argument, const at::Tensor& x)
+      : kind(argument.numel() == x.numel() ? Output::store : Output::sum) {
+    if (kind == Output::store) {
+      stored = at::empty_like(argument);
+    }
+  }
+
+  void allocate_sums(const at::Tensor& argument, int64_t slices) {
+    sums.resize(static_cast<size_t>(slices * argument.numel()));
+  }
+
+  Output kind = Output::none;
+  at::Tensor stored;
+  std::vector<double> sums;  // those of the slices, one after the other
+};
+
 // The sums of all slices, times a factor.
-at::Tensor total(const at::Tensor& slices, double factor, at::ScalarType dtype) {
-  auto result = at::empty(slices.sizes().slice(1), slices.options().dtype(dtype));
-  const int64_t count = slices.size(0);
+at::Tensor total(const std::vector<double>& sums, int64_t slices, double factor, const at::Tensor& argument) {
+  at::Tensor result(
+      at::detail::empty_cpu(argument.sizes(), argument.scalar_type(), false, at::MemoryFormat::Contiguous));
   const int64_t size = result.numel();
-  const auto* const from = slices.const_data_ptr<double>();
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, dtype, "total", [&] {
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, argument.scalar_type(), "total", [&] {
     auto* const to = result.mutable_data_ptr<scalar_t>();
     for (int64_t i = 0; i < size; ++i) {
       double sum = 0;
-      for (int64_t slice = 0; slice < count; ++slice) {
-        sum += from[slice * size + i];
+      for (int64_t slice = 0; slice < slices; ++slice) {
+        sum += sums[slice * size + i];
       }
       to[i] = static_cast<scalar_t>(static_cast<at::opmath_type<scalar_t>>(sum * factor));
     }
   });
   return result;
+}
+
+// What a backward works on: g and x, two arguments that broadcast to x's shape, and the gradients to the last three, in
+// the order of Loops::clamp_backward.
+struct Backward {
+  Backward(
+      const at::Tensor& gradient, const at::Tensor& input, const at::Tensor& first, const at::Tensor& second,
+      const std::array<bool, 3>& needed)
+      : g(gradient), x(input), arguments{&input, &first, &second} {
+    int64_t sums = 0;
+    for (size_t i = 0; i < 3; ++i) {
+      if (needed[i]) {
+        gradients[i] = Gradient(*arguments[i], x);
+        sums = std::max(sums, gradients[i].kind == Output::sum ? arguments[i]->numel() : 0);
+      }
+      outputs[i] = gradients[i].kind;
+    }
+    slices = number_of_slices(x.numel(), sums);
+    for (size_t i = 0; i < 3; ++i) {
+      if (outputs[i] == Output::sum) {
+        gradients[i].allocate_sums(*arguments[i], slices);
+        slice_bytes[i] = arguments[i]->numel() * static_cast<int64_t>(sizeof(double));
+      }
+    }
+  }
+
+  // The operands of a loop, moved on to the sums of a slice.
+  std::array<char*, 7> of_slice(int64_t slice, char* const* data) const {
+    std::array<char*, 7> moved;
+    std::copy_n(data, moved.size(), moved.begin());
+    for (size_t i = 0; i < 3; ++i) {
+      moved[i] += slice * slice_bytes[i];
+    }
+    return moved;
+  }
+
+  // `function` of each slice, and of the elements of x where it begins and ends.
+  template <typename Function>
+  void for_slices(const Function& function) const {
+    const int64_t elements = x.numel();
+    at::parallel_for(0, slices, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t slice = begin; slice < end; ++slice) {
+        function(slice, elements * slice / slices, elements * (slice + 1) / slices);
+      }
+    });
+  }
+
+  const at::Tensor& g;
+  const at::Tensor& x;
+  std::array<const at::Tensor*, 3> arguments;
+  std::array<Gradient, 3> gradients;
+  std::array<Output, 3> outputs{};
+  std::array<int64_t, 3> slice_bytes{};
+  int64_t slices = 1;
+};
+
+// Whether it was done without TensorIterator.
+template <typename Loop>
+bool dense_backward(const Loop& loop, Backward& backward) {
+  const auto& [g, x, arguments, gradients, outputs, slice_bytes, slices] = backward;
+  const auto rows = rows_of<2>(x, {arguments[1], arguments[2]});
+  if (!rows || !are_alike(g, x)) {
+    return false;
+  }
+  std::array<bool, 7> is_whole{true, false, false, true, true, false, false};
+  double unused = 0;  // what is not needed goes nowhere
+  Operands<7> operands;
+  operands.set_whole(3, g.const_data_ptr(), g.element_size(), *rows);
+  operands.set_whole(4, x.const_data_ptr(), x.element_size(), *rows);
+  for (size_t i = 0; i < 3; ++i) {
+    const bool varies = i == 0 || rows->varies[i - 1];
+    if (i > 0) {
+      const auto& argument = *arguments[i];
+      operands.set_argument(4 + i, argument.const_data_ptr(), argument.element_size(), varies, *rows);
+    }
+    switch (outputs[i]) {
+      case Output::none:
+        operands.set(i, &unused, 0, 0);
+        break;
+      case Output::store:
+        is_whole[i] = true;
+        operands.set_whole(i, gradients[i].stored.const_data_ptr(), arguments[i]->element_size(), *rows);
+        break;
+      case Output::sum:
+        operands.set_argument(i, gradients[i].sums.data(), sizeof(double), varies, *rows);
+        break;
+    }
+  }
+  backward.for_slices([&](int64_t slice, int64_t first, int64_t end) {
+    while (first < end) {
+      const int64_t row = first / rows->size;
+      const int64_t element = first % rows->size;
+      const int64_t row_of_block = row % rows->count;
+      int64_t size = std::min(rows->size - element, end - first);
+      int64_t count = 1;
+      if (element == 0 && size == rows->size) {
+        count = std::min(rows->count - row_of_block, (end - first) / size);
+      }
+      const auto data = operands.at(row, row_of_block, element, [&](size_t i) { return is_whole[i]; });
+      loop(backward.of_slice(slice, data.data()).data(), operands.strides.data(), size, count, outputs.data());
+      first += size * count;
+    }
+  });
+  return true;
+}
+
+template <typename Loop>
+void backward_of_any(const Loop& loop, Backward& backward) {
+  const auto& x = backward.x;
+  const auto unused = at::empty({}, x.options());
+  std::array<at::Tensor, 3> targets;
+  for (size_t i = 0; i < 3; ++i) {
+    auto& [kind, stored, sums] = backward.gradients[i];
+    targets[i] = kind == Output::store ? stored
+                 : kind == Output::sum
+                     ? at::from_blob(sums.data(), backward.arguments[i]->sizes(), x.options().dtype(at::kDouble))
+                     : unused;
+    targets[i] = targets[i].expand(x.sizes());
+  }
+  // Several elements of a target may be one number in memory: that is how it is summed.
+  auto config = at::TensorIteratorConfig();
+  config.set_check_mem_overlap(false).check_all_same_dtype(false).resize_outputs(false);
+  for (const auto& target : targets) {
+    config.add_borrowed_output(target);
+  }
+  config.add_borrowed_const_input(backward.g).add_borrowed_const_input(x);
+  config.add_borrowed_const_input(*backward.arguments[1]).add_borrowed_const_input(*backward.arguments[2]);
+  const auto iterator = config.build();
+  backward.for_slices([&](int64_t slice, int64_t first, int64_t end) {
+    const auto of_slice = [&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
+      loop(backward.of_slice(slice, data).data(), strides, size0, size1, backward.outputs.data());
+    };
+    iterator.serial_for_each(of_slice, {first, end});
+  });
 }
 
 // The gradients to x and, times a factor, to two arguments that broadcast to its shape. `loop` is as
@@ -211,78 +398,17 @@ template <typename Loop>
 std::array<at::Tensor, 3> backward(
     const Loop& loop, const at::Tensor& g, const at::Tensor& x, const at::Tensor& first, const at::Tensor& second,
     const std::array<bool, 3>& needed, double factor = 1) {
-  const std::array<const at::Tensor*, 3> arguments{&x, &first, &second};
-  std::array<Gradient, 3> gradients;
-  int64_t sums = 0;
-  for (size_t i = 0; i < 3; ++i) {
-    if (needed[i]) {
-      gradients[i].kind = arguments[i]->numel() == x.numel() ? Output::store : Output::sum;
-      if (gradients[i].kind == Output::sum) {
-        sums = std::max(sums, arguments[i]->numel());
-      }
-    }
+  Backward backward(g, x, first, second, needed);
+  if (!dense_backward(loop, backward)) {
+    backward_of_any(loop, backward);
   }
-  const int64_t slices = number_of_slices(x.numel(), sums);
-
-  const auto unused = at::empty({}, x.options());
-  for (size_t i = 0; i < 3; ++i) {
-    auto& gradient = gradients[i];
-    switch (gradient.kind) {
-      case Output::none:
-        gradient.target = unused;
-        break;
-      case Output::store:
-        gradient.memory = at::empty_like(*arguments[i]);
-        gradient.target = gradient.memory;
-        break;
-      case Output::sum: {
-        auto with_slices = arguments[i]->sizes().vec();
-        with_slices.insert(with_slices.begin(), slices);
-        gradient.memory = at::zeros(with_slices, x.options().dtype(at::kDouble));
-        gradient.target = gradient.memory[0];
-        break;
-      }
-    }
-    gradient.target = gradient.target.expand(x.sizes());
-  }
-
-  // Several elements of a target may be one number in memory: that is how it is summed.
-  auto config = at::TensorIteratorConfig();
-  config.set_check_mem_overlap(false).check_all_same_dtype(false).resize_outputs(false);
-  for (const auto& gradient : gradients) {
-    config.add_borrowed_output(gradient.target);
-  }
-  config.add_borrowed_const_input(g).add_borrowed_const_input(x);
-  config.add_borrowed_const_input(first).add_borrowed_const_input(second);
-  const auto iterator = config.build();
-
-  const std::array<Output, 3> outputs{gradients[0].kind, gradients[1].kind, gradients[2].kind};
-  std::array<int64_t, 3> slice_bytes{};
-  for (size_t i = 0; i < 3; ++i) {
-    slice_bytes[i] = outputs[i] == Output::sum ? arguments[i]->numel() * static_cast<int64_t>(sizeof(double)) : 0;
-  }
-  at::parallel_for(0, slices, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t slice = begin; slice < end; ++slice) {
-      const auto of_slice = [&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
-        std::array<char*, 7> moved;
-        std::copy_n(data, moved.size(), moved.begin());
-        for (size_t i = 0; i < 3; ++i) {
-          moved[i] += slice * slice_bytes[i];
-        }
-        loop(moved.data(), strides, size0, size1, outputs.data());
-      };
-      const int64_t elements = iterator.numel();
-      iterator.serial_for_each(of_slice, {elements * slice / slices, elements * (slice + 1) / slices});
-    }
-  });
-
   std::array<at::Tensor, 3> result;
   for (size_t i = 0; i < 3; ++i) {
-    const auto& memory = gradients[i].memory;
-    if (outputs[i] == Output::sum) {
-      result[i] = total(memory, factor, arguments[i]->scalar_type());
+    const auto& [kind, stored, sums] = backward.gradients[i];
+    if (kind == Output::sum) {
+      result[i] = total(sums, backward.slices, factor, *backward.arguments[i]);
     } else {
-      result[i] = outputs[i] == Output::store && i > 0 && factor != 1 ? memory.mul(factor) : memory;
+      result[i] = kind == Output::store && i > 0 && factor != 1 ? stored.mul(factor) : stored;
     }
   }
   return result;
