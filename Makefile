@@ -35,7 +35,7 @@ else
 $(error CORE must be matching, none or other, got $(CORE))
 endif
 
-.PHONY: help demo test matrix mutants bench cuda wheels lint format clean core
+.PHONY: help demo test matrix mutants bench cuda wheels docs docs-check lint format clean core
 
 help:
 	@echo "make demo    train a quantized network on real data, with a table and a plot of the result"
@@ -47,6 +47,7 @@ help:
 	@echo "                                    (PEERS=1: Brevitas too; QUICK=1: less, into build/bench.md)"
 	@echo "make cuda    compile the CUDA kernels, and check what can be checked of them without a GPU (TORCH=2.14.1)"
 	@echo "make wheels  build what is published, and test it as installed, outside of the repository"
+	@echo "make docs    make the site, build/site (CORE=none: without ste-core); make docs-check looks at it in a browser"
 	@echo "make lint    check types, style and versions"
 	@echo "make format  format the sources"
 	@echo "make clean   remove everything that make has made"
@@ -108,7 +109,15 @@ wheels: $(env)/packages.stamp $(env)/wheels.stamp
 	PATH=$(CURDIR)/$(env)/bin:$$PATH $(python) tools/wheels.py --into build/dist --build $(BUILDS) --test $(OTHERS) \
 	  --pytest $(PYTEST_ARGS)
 
-python_sources := packages/ste-py/src packages/ste-core/src tests tools examples
+# The site, in which every guide has run. It takes Doxygen, and to look at it Chromium, which are no packages of Python's.
+docs: core $(env)/docs.stamp
+	rm -rf build/site build/doctrees
+	$(python) -m sphinx --quiet --nitpicky --fail-on-warning --keep-going -d build/doctrees docs build/site
+
+docs-check: docs
+	$(python) -m pytest -q docs/test_site.py
+
+python_sources := packages/ste-py/src packages/ste-core/src tests tools examples docs
 cpp_sources := $(shell find packages/ste-core/csrc packages/ste-core/include tests/cpp tests/downstream -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 lint: $(env)/packages.stamp $(env)/lint.stamp
@@ -140,7 +149,7 @@ clean:
 	.venv/torch-$*/bin/pip install -q --no-build-isolation -e packages/ste-py
 	touch $@
 
-$(addprefix $(env)/,demo.stamp lint.stamp bench.stamp peers.stamp wheels.stamp): $(env)/%.stamp: $(env)/torch.stamp pyproject.toml
+$(addprefix $(env)/,demo.stamp lint.stamp bench.stamp peers.stamp wheels.stamp docs.stamp): $(env)/%.stamp: $(env)/torch.stamp pyproject.toml
 	$(env)/bin/pip install -q --group $*
 	touch $@
 

@@ -1,8 +1,10 @@
 """Every example runs, and every public name has one."""
 
+import ast
 import doctest
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -81,3 +83,24 @@ def test_readme_code_runs() -> None:
     namespace: dict[str, object] = {}
     for block in blocks:
         exec(block, namespace)
+
+
+def messages() -> Iterator[str]:
+    """The longest part that is the same every time, of each message that is raised, or with which a build ends."""
+    for file in sorted((ROOT / "packages").glob("*/src/**/*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                parts = [part.value for part in ast.walk(node.exc) if isinstance(part, ast.Constant)]
+                yield max((part for part in parts if isinstance(part, str)), key=len)
+    for file in sorted((ROOT / "packages" / "ste-core" / "cmake").glob("*.cmake")):
+        for message in re.findall(r"FATAL_ERROR\s+\"([^\"\\]*)", file.read_text()):
+            yield max(re.split(r"\$\{\w+\}", message), key=len)
+
+
+@pytest.mark.repository
+def test_every_error_has_a_cure() -> None:
+    page = " ".join((ROOT / "docs" / "guides" / "troubleshooting.md").read_text().split())
+    found = list(messages())
+    assert len(found) > 20
+    missing = [message for message in found if message.strip(" .:") not in page]
+    assert not missing

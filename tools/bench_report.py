@@ -211,6 +211,34 @@ def instructions(rows: Sequence[Row]) -> list[str]:
     return [*lines, f"| total | {totals[0]:,.0f} | {totals[1]:,.0f} | {totals[1] - totals[0]:+,.0f} |", ""]
 
 
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
+
+
+def figures(rows: Sequence[Row]) -> str:
+    """The three figures of the README: a call, a large tensor, and memory."""
+
+    def line(title: str, **chosen: Any) -> str:
+        of = {r["competitor"]: r["ratio"] for r in rows if all(r[field] == value for field, value in chosen.items())}
+        return f"| {title} | " + " | ".join(f"{of[column]:.1f}" for column in (NATIVE, "idiom", "Function")) + " |"
+
+    large = {"dtype": "float32", "layout": "contiguous", "elements": 10**7}
+    lines = [
+        "| | ste, native | detach idiom | `autograd.Function` |",
+        "|---|---|---|---|",
+        line("a call of `round_ste`: the time of `torch.round`", section="call", op="round_ste"),
+        line(
+            "`binary_sign_ste(x, low=-1)` of 10 million numbers: the time of `torch.round`",
+            section="forward",
+            op="binary_sign_ste, low=-1",
+            **large,
+        ),
+        line("peak memory of its forward and backward, in tensors", section="memory", op="binary_sign_ste, low=-1"),
+    ]
+    return "\n".join(["", *lines, "", ""])
+
+
 def main() -> None:
     file = Path(sys.argv[1])
     data = json.loads(file.read_text())
@@ -287,6 +315,9 @@ def main() -> None:
         "",
     ]
     file.parent.with_suffix(".md").write_text("\n".join(page))
+    if file.resolve().is_relative_to(ROOT / "docs"):
+        before, rest = README.read_text().split(BEGIN)
+        README.write_text(before + BEGIN + figures(rows) + END + rest.split(END)[1])
     print("\n".join(lines))
 
 

@@ -49,7 +49,7 @@ def cell(row: dict[str, Any], notes: list[str], ours: bool) -> str:
                 if reason not in notes:
                     notes.append(reason)
                 number = notes.index(reason) + 1
-                parts[-1] += f" [{number}](#n{number})"
+                parts[-1] += f' <a href="#n{number}">[{number}]</a>'
     return ", ".join(parts)
 
 

@@ -22,31 +22,38 @@
 
 namespace ste {
 
-// To an integer: the nearest one (of two the even one), the next above, the next below, the next toward zero. The
-// gradient passes unchanged.
+/// The nearest integer; of two, the even one. The gradient passes unchanged.
 STE_API at::Tensor round_ste(const at::Tensor& x);
+
+/// The next integer above. The gradient passes unchanged.
 STE_API at::Tensor ceil_ste(const at::Tensor& x);
+
+/// The next integer below. The gradient passes unchanged.
 STE_API at::Tensor floor_ste(const at::Tensor& x);
+
+/// The next integer toward zero. The gradient passes unchanged.
 STE_API at::Tensor trunc_ste(const at::Tensor& x);
 
-// 1 where x >= 0, and `low` elsewhere. The gradient passes unchanged.
+/// 1 where x >= 0, and `low` elsewhere. The gradient passes unchanged.
 STE_API at::Tensor binary_sign_ste(const at::Tensor& x, double low = 0.0);
 
-// -1, 0 or 1. The gradient passes unchanged.
+/// -1, 0 or 1. The gradient passes unchanged.
 STE_API at::Tensor ternary_sign_ste(const at::Tensor& x);
 
-// min(max(x, min_val), max_val). The gradient passes unchanged to x, and not to the bounds. The tensors broadcast to
-// x's shape.
+/// min(max(x, min_val), max_val). The gradient passes unchanged to x.
 STE_API at::Tensor scalar_clamp_ste(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val);
+
+/// min(max(x, min_val), max_val), with bounds that broadcast to x's shape. The gradient passes unchanged to x, and not
+/// to the bounds.
 STE_API at::Tensor tensor_clamp_ste(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val);
 
-// The same, with the gradient where the result comes from: to x within the bounds, closed, else to the bound that it
-// was clamped to, summed to that bound's shape.
+/// The same, with the gradient where the result comes from: to x within the bounds, closed, else to the bound that it
+/// was clamped to, summed to that bound's shape.
 STE_API at::Tensor tensor_clamp(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val);
 
-// (clamp(round(x / scale) + zero_point, quant_min, quant_max) - zero_point) * scale, with gradients to x, to the scale
-// and to the zero point (LSQ, arXiv 1902.08153; LSQ+, arXiv 2004.09576); those to the two are multiplied by
-// `grad_scale`. The parameters broadcast to x's shape; a zero point that is not given is 0.
+/// (clamp(round(x / scale) + zero_point, quant_min, quant_max) - zero_point) * scale, with gradients to x, to the scale
+/// and to the zero point (LSQ, arXiv 1902.08153; LSQ+, arXiv 2004.09576); those to the two are multiplied by
+/// `grad_scale`. The parameters broadcast to x's shape; a zero point that is not given is 0.
 STE_API at::Tensor fake_quantize(
     const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point, int64_t quant_min,
     int64_t quant_max, double grad_scale = 1.0);

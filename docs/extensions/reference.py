@@ -1,0 +1,172 @@
+"""Writes the pages of the reference: each public name, by its module, and what is registered with the dispatcher.
+
+What is public is what the modules' `__all__` and the table of ops say, so a new op is here by itself.
+"""
+
+import inspect
+import math
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from op_table import DISTINCT_OPS, OPS, Op
+from pictures import call
+from sphinx.application import Sphinx
+from torch import Tensor
+from torch.autograd import Function
+
+import ste
+
+HEADER = Path(__file__).parents[2] / "packages" / "ste-core" / "include" / "ste" / "ops.h"
+FOLDER = "reference"
+
+# In the order of the menu: the title, the module, and under which name its functions are documented.
+PAGES: list[tuple[str, ModuleType, str]] = [
+    ("Straight-through ops", ste.ops_ste, "ste"),
+    ("Clamp and integer ranges", ste.ops, "ste"),
+    ("Fake quantization", ste.quantization, "ste"),
+    ("Shapes", ste.shape, "ste"),
+    ("ONNX", ste.onnx, "ste.onnx"),
+    ("Autograd classes", ste.autograd_ops, "ste.autograd_ops"),
+]
+
+BACKEND = """\
+# Backend and ste-core
+
+Which backend runs, and what of ste-core builds on it in C++ need to know. [Backends](../guides/backends.md) is the
+guide to it.
+
+```{eval-rst}
+.. currentmodule:: ste
+
+.. autofunction:: backend
+
+.. autoclass:: Backend
+
+.. py:data:: __version__
+   :type: str
+
+   The version of ste-py, which that of ste-core has to be too.
+
+.. automodule:: ste_core
+
+"""
+
+CPP = """\
+# C++
+
+What `#include <ste/ops.h>` declares. [From C++](../guides/cpp.md) is the guide to it.
+
+```{eval-rst}
+.. autodoxygenfile:: ops.h
+   :sections: briefdescription detaileddescription innernamespace func
+```
+"""
+
+SCHEMAS = """\
+# Dispatcher schemas
+
+The ops as PyTorch knows them: as `torch.ops.ste.round_ste` and so on, in graphs, in TorchScript and in profiles. The
+table is of what is registered, by either backend: the schemas are the same.
+
+| Python | schema | C++ |
+|---|---|---|
+"""
+
+VALUES = """\
+# Special values
+
+What the ops give where formulas say too little, by calling them, in float32. The arguments are those of the first
+column. [The contract](../contract.md) says it in words.
+
+"""
+
+
+def module_page(title: str, module: ModuleType, documented_as: str) -> str:
+    directive = "autoclass" if module is ste.autograd_ops else "autofunction"
+    lines = [f"# {title}", "", "```{eval-rst}", f".. automodule:: {module.__name__}", ""]
+    lines += [f".. currentmodule:: {documented_as}", ""]
+    for name in sorted(module.__all__, key=lambda name: inspect.getsourcelines(getattr(module, name))[1]):
+        lines += [f".. {directive}:: {name}", ""]
+    return "\n".join([*lines, "```", ""])
+
+
+def backend_page() -> str:
+    import ste_core
+
+    lines = [BACKEND]
+    for name in ste_core.__all__:
+        value = getattr(ste_core, name)
+        if name == "__version__":
+            lines += [".. py:data:: __version__", "   :type: str", "", "   The version of ste-core."]
+        elif inspect.isclass(value):
+            lines += [f".. autoclass:: ste_core.{name}", "   :members: library"]
+        elif inspect.isfunction(value):
+            lines.append(f".. autofunction:: ste_core.{name}")
+        else:
+            lines += [f".. autodata:: ste_core.{name}", "   :no-value:"]
+        lines.append("")
+    return "\n".join([*lines, "```", ""])
+
+
+def is_in_header(op: Op) -> bool:
+    return re.search(rf"\b{op.name}\(", HEADER.read_text()) is not None
+
+
+def schemas_page() -> str:
+    rows = []
+    for op in sorted(DISTINCT_OPS, key=lambda op: op.name):
+        in_cpp = f"{{cpp:func}}`ste::{op.name}`" if is_in_header(op) else ""
+        rows.append(f"| {{func}}`ste.{op.name}` | `{op.overload._schema}` | {in_cpp} |")
+    return SCHEMAS + "\n".join(rows) + "\n"
+
+
+def values_page() -> str:
+    x = torch.tensor([-math.inf, -2.5, -1.5, -0.5, -0.0, 0.0, 0.5, 1.5, 2.5, math.inf, math.nan])
+    lines = [f"| x | {' | '.join(map(shown, x.tolist()))} |", "|---" * (len(x) + 1) + "|"]
+    for op in OPS:
+        if all(a.unique().numel() == 1 for a in op.arguments_for(x) if isinstance(a, Tensor)):
+            lines.append(f"| `{call(op, x)}` | {' | '.join(map(shown, op(x).tolist()))} |")
+    return VALUES + "\n".join(lines) + "\n"
+
+
+def shown(number: float) -> str:
+    return f"{number:g}".replace("-", "−").replace("inf", "∞")  # noqa: RUF001
+
+
+def write_pages(app: Sphinx) -> None:
+    folder = Path(app.srcdir, FOLDER)
+    folder.mkdir(exist_ok=True)
+    pages = {module.__name__.removeprefix("ste."): module_page(title, module, to) for title, module, to in PAGES}
+    pages |= {"backend": backend_page(), "cpp": CPP, "schemas": schemas_page(), "special_values": values_page()}
+    for name, text in pages.items():
+        (folder / f"{name}.md").write_text(text)
+
+
+def add_links(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Of an op: its schema, its C++ function and its autograd class. Of an autograd class: how it is called."""
+    if inspect.isclass(obj) and issubclass(obj, Function):
+        lines += ["", f"``{obj.__name__}.apply({', '.join(inspect.signature(obj.forward).parameters)})``"]
+    for op in DISTINCT_OPS:
+        if op.function is obj:
+            links = [f":doc:`schema </{FOLDER}/schemas>` ``{op.overload._schema}``"]
+            if is_in_header(op):
+                links.append(f"C++ :cpp:func:`ste::{op.name}`")
+            links.append(f"class :class:`ste.autograd_ops.{op.name}_fn`")
+            lines += ["", f"**See also:** {'; '.join(links)}."]
+
+
+def without_signature(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returns: str
+) -> tuple[str, str] | None:
+    """An autograd class is not called, but its `apply`."""
+    return ("", "") if inspect.isclass(obj) and issubclass(obj, Function) else None
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("builder-inited", write_pages)
+    app.connect("autodoc-process-docstring", add_links, priority=950)
+    app.connect("autodoc-process-signature", without_signature)
+    return {"parallel_read_safe": True}

@@ -1,0 +1,220 @@
+"""The built site, in a real browser: `make docs-check`.
+
+Every page, at the width of a desktop and of a phone, light and dark: nothing is wider than the page, text can be read,
+formulas are drawn, and nothing comes from elsewhere. The links, the names, and the search.
+"""
+
+import functools
+import http.server
+import importlib.util
+import json
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from sphinx.util.inventory import InventoryFile
+
+import ste
+
+ROOT = Path(__file__).parent.parent
+if importlib.util.find_spec("ste_core") is None:  # the site has its Python part in any case
+    sys.path.append(str(ROOT / "packages" / "ste-core" / "src"))
+sys.path.append(str(ROOT / "tools"))
+
+from bench_report import figures  # noqa: E402
+
+SITE = ROOT / "build" / "site"
+PICTURES = ROOT / "build" / "site-pictures"
+PAGES = sorted(str(page.relative_to(SITE)) for page in SITE.rglob("*.html") if "_static" not in page.parts)
+WIDTHS = {"desktop": 1280, "phone": 390}
+LOOK_AT = ["index.html", "reference/ops_ste.html", "reference/quantization.html", "matrix.html", "bench.html"]
+
+# What is too faint to read, as WCAG 2.2 has it for text of normal size (AA).
+FAINT = """() => {
+  const channel = c => { c /= 255; return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; };
+  const parse = color => color.match(/[\\d.]+/g).map(Number);
+  const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const behind = element => {
+    for (let e = element; e; e = e.parentElement) {
+      const color = parse(getComputedStyle(e).backgroundColor);
+      if (color.length === 3 || color[3] === 1) return color;
+    }
+    return [255, 255, 255];
+  };
+  const faint = [];
+  for (const element of document.querySelectorAll("article :is(p, li, td, th, a, h1, h2, h3, dt, code)")) {
+    if (!element.textContent.trim() || !element.checkVisibility()) continue;
+    const [a, b] = [parse(getComputedStyle(element).color), behind(element)].map(luminance);
+    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (contrast < 4.5) faint.push(`${contrast.toFixed(1)}: ${element.textContent.trim().slice(0, 40)}`);
+  }
+  return faint;
+}"""
+
+# What sticks out of the page, or out of something that does not scroll.
+WIDE = """() => {
+  const width = document.documentElement.clientWidth;
+  const whole = document.documentElement.scrollWidth;
+  const found = whole > width ? [`the page: ${whole}`] : [];
+  for (const element of document.querySelectorAll("article :is(table, pre, img, p, dt, code, mjx-container)")) {
+    if (element.checkVisibility() && element.getBoundingClientRect().right > width + 1) {
+      let scrolls = false;
+      for (let e = element.parentElement; e.tagName !== "ARTICLE"; e = e.parentElement) {
+        scrolls ||= ["auto", "scroll"].includes(getComputedStyle(e).overflowX);
+      }
+      if (!scrolls) found.push(`${element.tagName}: ${element.textContent.trim().slice(0, 40)}`);
+    }
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(SITE))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert chromium is not None, "there is no Chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module", params=["light", "dark"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module", params=WIDTHS)
+def width(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def context(browser: Browser, width: str, scheme: str) -> Iterator[BrowserContext]:
+    context = browser.new_context(
+        viewport={"width": WIDTHS[width], "height": 900}, color_scheme="dark" if scheme == "dark" else "light"
+    )
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def tab(context: BrowserContext) -> Iterator[Page]:
+    page = context.new_page()
+    yield page
+    page.close()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page(tab: Page, address: str, width: str, scheme: str, page: str) -> None:
+    elsewhere: list[str] = []
+    problems: list[str] = []
+
+    def on_request(url: str) -> None:
+        if not url.startswith((address, "data:", "blob:")):
+            elsewhere.append(url)
+
+    tab.on("request", lambda request: on_request(request.url))
+    tab.on("response", lambda r: problems.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    tab.goto(address + page, wait_until="load")
+    tab.wait_for_function("!document.querySelector('.math') || window.MathJax?.startup?.promise")
+    tab.evaluate("window.MathJax?.startup?.promise")
+    assert not elsewhere
+    assert not problems
+    formulas, drawn = tab.locator(".math").count(), tab.locator(".math mjx-container").count()
+    assert formulas <= drawn
+    assert tab.locator("mjx-merror").count() == 0
+    assert tab.evaluate(WIDE) == []
+    assert tab.evaluate(FAINT) == []
+    if page in LOOK_AT:
+        PICTURES.mkdir(exist_ok=True)
+        tab.screenshot(path=PICTURES / f"{Path(page).stem}-{width}-{scheme}.png")
+
+
+@pytest.mark.parametrize("word", ["round_ste", "fake_quantize", "lsq_grad_scale"])
+def test_search(browser: Browser, address: str, word: str) -> None:
+    page = browser.new_page()
+    page.goto(f"{address}search.html?q={word}")
+    page.locator("#search-results li a").first.wait_for()
+    links = page.locator("#search-results li a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
+    assert any(f"#ste.{word}" in link for link in links)
+    page.close()
+
+
+class Links(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed((SITE / page).read_text())
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        of = dict(attributes)
+        self.anchors |= {value for value in (of.get("id"), of.get("name")) if value}
+        self.links += [link for link in (of.get("href"), of.get("src")) if link]
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[str, Links]:
+    return {page: Links(page) for page in PAGES}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links(pages: dict[str, Links], page: str) -> None:
+    for link in pages[page].links:
+        target, anchor = urldefrag(urljoin(page, link))
+        if ":" in target:
+            continue  # another site's
+        target = target.split("?")[0] or page
+        assert (SITE / unquote(target)).is_file(), link
+        if anchor and target in pages:
+            assert unquote(anchor) in pages[target].anchors, link
+
+
+def test_the_figures_of_the_readme_are_those_of_the_benchmark() -> None:
+    results = json.loads((ROOT / "docs" / "bench" / "results.json").read_text())["results"]
+    assert figures(results) in (ROOT / "README.md").read_text()
+
+
+def documented() -> set[str]:
+    inventory = InventoryFile.loads((SITE / "objects.inv").read_bytes(), uri="")
+    return {name for role, names in inventory.data.items() if role.startswith("py:") for name in names}
+
+
+def test_every_public_name_is_documented() -> None:
+    import ste_core
+
+    modules = [ste.ops, ste.ops_ste, ste.quantization, ste.shape, ste.onnx, ste.autograd_ops]
+    public = {f"ste.{name}" for name in ste.__all__}
+    public |= {f"{module.__name__}.{name}" for module in (ste.onnx, ste.autograd_ops) for name in module.__all__}
+    public |= {module.__name__ for module in modules} | {f"ste_core.{name}" for name in ste_core.__all__}
+    assert public <= documented()
+
+
+def test_every_documented_name_exists() -> None:
+    for name in documented():
+        parts = name.split(".")
+        value: object = importlib.import_module(parts[0])
+        for i, part in enumerate(parts[1:], 2):
+            if part in getattr(value, "__annotations__", {}):
+                break  # a field of a class
+            value = getattr(value, part) if hasattr(value, part) else importlib.import_module(".".join(parts[:i]))
