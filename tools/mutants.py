@@ -128,8 +128,8 @@ def copy_changed(source: str, target: str) -> str:
 
 
 def mutate(mutant: Mutant, tree: Path) -> None:
-    for part in ("cmake", "packages/ste-core"):
-        shutil.copytree(ROOT / part, tree / part, copy_function=copy_changed, dirs_exist_ok=True)
+    core = Path("packages", "ste-core")
+    shutil.copytree(ROOT / core, tree / core, copy_function=copy_changed, dirs_exist_ok=True)
     file = tree / mutant.file
     source = file.read_text()
     for old, new in mutant.changes:
