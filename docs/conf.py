@@ -7,11 +7,11 @@ import sys
 import zlib
 from pathlib import Path
 
+import ste
+
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 sys.path += [str(DOCS / "extensions"), str(ROOT / "tests")]
-
-import ste  # noqa: E402
 
 # After ste has found out whether ste-core is installed: its Python part is documented in any case.
 if importlib.util.find_spec("ste_core") is None:

@@ -27,7 +27,7 @@ if importlib.util.find_spec("ste_core") is None:  # the site has its Python part
     sys.path.append(str(ROOT / "packages" / "ste-core" / "src"))
 sys.path.append(str(ROOT / "tools"))
 
-from bench_report import figures  # noqa: E402
+from bench_report import figures  # noqa: E402 - found by the path that stands above
 
 SITE = ROOT / "build" / "site"
 PICTURES = ROOT / "build" / "site-pictures"

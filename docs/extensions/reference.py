@@ -133,7 +133,7 @@ def values_page() -> str:
 
 
 def shown(number: float) -> str:
-    return f"{number:g}".replace("-", "−").replace("inf", "∞")  # noqa: RUF001
+    return f"{number:g}".replace("-", "−").replace("inf", "∞")  # noqa: RUF001 - signs of mathematics, on purpose
 
 
 def write_pages(app: Sphinx) -> None:
