@@ -6,6 +6,7 @@
 
 #include <ATen/Dispatch.h>
 #include <ATen/EmptyTensor.h>
+#include <ATen/ScalarOps.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/round.h>
 #include <ATen/ops/scalar_tensor.h>
@@ -33,7 +34,7 @@ struct Settings {
 };
 
 at::ScalarType computed_in(const at::Tensor& x) {
-  return at::promote_types(x.scalar_type(), at::kFloat);
+  return c10::promoteTypes(x.scalar_type(), at::kFloat);
 }
 
 at::Tensor in_dtype(const at::Tensor& tensor, at::ScalarType dtype) {
@@ -71,8 +72,12 @@ MaybeOwnedTensor converted(const at::Tensor& dense, at::ScalarType dtype) {
 
 // As the kernels take it: 0 where there is none.
 MaybeOwnedTensor or_zero(const OptionalTensor& zero_point, const at::Tensor& scale, at::ScalarType dtype) {
-  return zero_point ? converted(*zero_point, dtype)
-                    : MaybeOwnedTensor::owned(at::zeros({}, scale.options().dtype(dtype)));
+  if (zero_point) {
+    return converted(*zero_point, dtype);
+  }
+  return MaybeOwnedTensor::owned(
+      scale.is_cpu() ? at::detail::scalar_tensor_static(0, dtype, at::kCPU)  // at::zeros without what takes its time
+                     : at::zeros({}, scale.options().dtype(dtype)));
 }
 
 OptionalTensor detached(const OptionalTensor& tensor) {

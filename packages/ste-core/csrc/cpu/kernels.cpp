@@ -71,7 +71,6 @@ struct Rows {
   at::MemoryFormat format;
   int64_t size;                // of a row
   int64_t count;               // of the rows to a block, at whose start the arguments start anew
-  int64_t total;               // of all rows
   bool is_inner;               // an argument has one value to a row
   std::array<bool, n> varies;  // or is one number
 };
@@ -101,76 +100,83 @@ std::optional<Rows<n>> rows_of(const at::Tensor& x, const std::array<const at::T
   }
   // Rows are along the inner elements, which have the same arguments; where there are none, along the middle ones.
   if (extent.inner > 1 || extent.middle <= 1) {
-    return Rows<n>{format, extent.inner, extent.middle, extent.outer * extent.middle, true, varies};
+    return Rows<n>{format, extent.inner, extent.middle, true, varies};
   }
-  return Rows<n>{format, extent.middle, extent.outer, extent.outer, false, varies};
+  return Rows<n>{format, extent.middle, extent.outer, false, varies};
 }
 
 // Where the operands of a loop lie, as TensorIterator has it: how far an element of each is from the next in its row,
 // and then how far a row from the next.
-template <size_t operands>
-struct Operands {
-  std::array<char*, operands> begin;
-  std::array<int64_t, 2 * operands> strides{};
+template <size_t operands, size_t n>
+class Operands {
+ public:
+  explicit Operands(const Rows<n>& rows) : rows_(rows) {}
 
-  // What has x's elements.
-  template <size_t n>
-  void set_whole(size_t i, const void* data, int64_t element, const Rows<n>& rows) {
-    set(i, data, element, rows.size * element);
+  const int64_t* strides() const { return strides_.data(); }
+
+  // What has all of x's elements.
+  void set_whole(size_t i, const void* data, int64_t element) {
+    set(i, data, element, rows_.size * element);
+    is_whole_[i] = true;
   }
 
   // What has an argument's, of this size each.
-  template <size_t n>
-  void set_argument(size_t i, const void* data, int64_t element, bool varies, const Rows<n>& rows) {
-    set(i, data, varies && !rows.is_inner ? element : 0, varies && rows.is_inner ? element : 0);
+  void set_argument(size_t i, const void* data, int64_t element, bool varies) {
+    set(i, data, varies && !rows_.is_inner ? element : 0, varies && rows_.is_inner ? element : 0);
   }
 
-  void set(size_t i, const void* data, int64_t along, int64_t across) {
-    begin[i] = static_cast<char*>(const_cast<void*>(data));
-    strides[i] = along;
-    strides[operands + i] = across;
-  }
+  void set_number(size_t i, const void* data) { set(i, data, 0, 0); }
 
-  // From an element of a row on: operands of which `whole` tells that they have all of x's elements start there, the
-  // others at that row of a block.
-  template <typename Whole>
-  std::array<char*, operands> at(int64_t row, int64_t row_of_block, int64_t element, const Whole& whole) const {
-    auto data = begin;
-    for (size_t i = 0; i < operands; ++i) {
-      data[i] += element * strides[i] + (whole(i) ? row : row_of_block) * strides[operands + i];
+  // `function` of where the operands begin, of the size of a row and of the number of rows, until all elements of x
+  // from the first one on had their turn.
+  template <typename Function>
+  void for_rows(int64_t first, int64_t end, const Function& function) const {
+    while (first < end) {
+      const int64_t row = first / rows_.size;
+      const int64_t element = first % rows_.size;
+      const int64_t row_of_block = row % rows_.count;
+      const int64_t size = std::min(rows_.size - element, end - first);
+      const int64_t count = size == rows_.size ? std::min(rows_.count - row_of_block, (end - first) / size) : 1;
+      auto data = begin_;
+      for (size_t i = 0; i < operands; ++i) {
+        data[i] += element * strides_[i] + (is_whole_[i] ? row : row_of_block) * strides_[operands + i];
+      }
+      function(data.data(), size, count);
+      first += size * count;
     }
-    return data;
   }
+
+ private:
+  void set(size_t i, const void* data, int64_t along, int64_t across) {
+    begin_[i] = static_cast<char*>(const_cast<void*>(data));
+    strides_[i] = along;
+    strides_[operands + i] = across;
+  }
+
+  const Rows<n>& rows_;
+  std::array<char*, operands> begin_{};
+  std::array<int64_t, 2 * operands> strides_{};
+  std::array<bool, operands> is_whole_{};
 };
 
 // Undefined where TensorIterator is needed.
 template <size_t n, typename Loop>
 at::Tensor dense(const Loop& loop, const at::Tensor& x, const std::array<const at::Tensor*, n>& bounds) {
   const auto rows = rows_of(x, bounds);
-  constexpr int64_t grain = at::internal::GRAIN_SIZE;
-  if (!rows || (rows->total > 1 && rows->size > grain && rows->total < 8 * at::get_num_threads())) {
-    return {};  // or too few rows to share out
+  if (!rows) {
+    return {};
   }
   at::Tensor y(at::detail::empty_cpu(x.sizes(), x.scalar_type(), false, rows->format));
-  Operands<n + 2> operands;
-  operands.set_whole(0, y.mutable_data_ptr(), x.element_size(), *rows);
-  operands.set_whole(1, x.const_data_ptr(), x.element_size(), *rows);
+  Operands<n + 2, n> operands(*rows);
+  operands.set_whole(0, y.mutable_data_ptr(), x.element_size());
+  operands.set_whole(1, x.const_data_ptr(), x.element_size());
   for (size_t i = 0; i < n; ++i) {
-    operands.set_argument(i + 2, bounds[i]->const_data_ptr(), bounds[i]->element_size(), rows->varies[i], *rows);
+    operands.set_argument(i + 2, bounds[i]->const_data_ptr(), bounds[i]->element_size(), rows->varies[i]);
   }
-  const auto is_whole = [](size_t i) { return i < 2; };
-  if (rows->total == 1) {
-    at::parallel_for(0, rows->size, grain, [&](int64_t first, int64_t end) {
-      loop(operands.at(0, 0, first, is_whole).data(), operands.strides.data(), end - first, 1);
+  at::parallel_for(0, x.numel(), at::internal::GRAIN_SIZE, [&](int64_t first, int64_t end) {
+    operands.for_rows(first, end, [&](char* const* data, int64_t size, int64_t count) {
+      loop(data, operands.strides(), size, count);
     });
-    return y;
-  }
-  at::parallel_for(0, rows->total, std::max<int64_t>(1, grain / rows->size), [&](int64_t first, int64_t end) {
-    while (first < end) {
-      const int64_t count = std::min(rows->count - first % rows->count, end - first);
-      loop(operands.at(first, first % rows->count, 0, is_whole).data(), operands.strides.data(), rows->size, count);
-      first += count;
-    }
   });
   return y;
 }
@@ -220,6 +226,11 @@ int64_t number_of_slices(int64_t elements, int64_t sums) {
   return std::min(slices, std::max<int64_t>(1, elements / (16 * std::max<int64_t>(1, sums))));
 }
 
+// As at::empty_like of what is contiguous, without the dispatcher.
+at::Tensor empty_contiguous(const at::Tensor& like) {
+  return at::Tensor(at::detail::empty_cpu(like.sizes(), like.scalar_type(), false, at::MemoryFormat::Contiguous));
+}
+
 // One of the three gradients while it is computed.
 struct Gradient {
   Gradient() = default;
@@ -227,7 +238,7 @@ struct Gradient {
   Gradient(const at::Tensor& argument, const at::Tensor& x)
       : kind(argument.numel() == x.numel() ? Output::store : Output::sum) {
     if (kind == Output::store) {
-      stored = at::empty_like(argument);
+      stored = argument.is_contiguous() ? empty_contiguous(argument) : at::empty_like(argument);
     }
   }
 
@@ -242,8 +253,7 @@ struct Gradient {
 
 // The sums of all slices, times a factor.
 at::Tensor total(const std::vector<double>& sums, int64_t slices, double factor, const at::Tensor& argument) {
-  at::Tensor result(
-      at::detail::empty_cpu(argument.sizes(), argument.scalar_type(), false, at::MemoryFormat::Contiguous));
+  at::Tensor result = empty_contiguous(argument);
   const int64_t size = result.numel();
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, argument.scalar_type(), "total", [&] {
     auto* const to = result.mutable_data_ptr<scalar_t>();
@@ -320,44 +330,32 @@ bool dense_backward(const Loop& loop, Backward& backward) {
   if (!rows || !are_alike(g, x)) {
     return false;
   }
-  std::array<bool, 7> is_whole{true, false, false, true, true, false, false};
-  double unused = 0;  // what is not needed goes nowhere
-  Operands<7> operands;
-  operands.set_whole(3, g.const_data_ptr(), g.element_size(), *rows);
-  operands.set_whole(4, x.const_data_ptr(), x.element_size(), *rows);
+  const double unused = 0;  // what is not needed goes nowhere
+  Operands<7, 2> operands(*rows);
+  operands.set_whole(3, g.const_data_ptr(), g.element_size());
+  operands.set_whole(4, x.const_data_ptr(), x.element_size());
   for (size_t i = 0; i < 3; ++i) {
     const bool varies = i == 0 || rows->varies[i - 1];
     if (i > 0) {
       const auto& argument = *arguments[i];
-      operands.set_argument(4 + i, argument.const_data_ptr(), argument.element_size(), varies, *rows);
+      operands.set_argument(4 + i, argument.const_data_ptr(), argument.element_size(), varies);
     }
     switch (outputs[i]) {
       case Output::none:
-        operands.set(i, &unused, 0, 0);
+        operands.set_number(i, &unused);
         break;
       case Output::store:
-        is_whole[i] = true;
-        operands.set_whole(i, gradients[i].stored.const_data_ptr(), arguments[i]->element_size(), *rows);
+        operands.set_whole(i, gradients[i].stored.const_data_ptr(), arguments[i]->element_size());
         break;
       case Output::sum:
-        operands.set_argument(i, gradients[i].sums.data(), sizeof(double), varies, *rows);
+        operands.set_argument(i, gradients[i].sums.data(), sizeof(double), varies);
         break;
     }
   }
   backward.for_slices([&](int64_t slice, int64_t first, int64_t end) {
-    while (first < end) {
-      const int64_t row = first / rows->size;
-      const int64_t element = first % rows->size;
-      const int64_t row_of_block = row % rows->count;
-      int64_t size = std::min(rows->size - element, end - first);
-      int64_t count = 1;
-      if (element == 0 && size == rows->size) {
-        count = std::min(rows->count - row_of_block, (end - first) / size);
-      }
-      const auto data = operands.at(row, row_of_block, element, [&](size_t i) { return is_whole[i]; });
-      loop(backward.of_slice(slice, data.data()).data(), operands.strides.data(), size, count, outputs.data());
-      first += size * count;
-    }
+    operands.for_rows(first, end, [&](char* const* data, int64_t size, int64_t count) {
+      loop(backward.of_slice(slice, data).data(), operands.strides(), size, count, outputs.data());
+    });
   });
   return true;
 }
