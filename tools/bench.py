@@ -65,6 +65,8 @@ def number(x: Tensor, value: float) -> Tensor:
     return x.new_tensor(value)
 
 
+# If they were integers, `x + (f(x) - x)` would be exact at this size of x.
+LOW, HIGH = -0.9, 2.1
 BOUNDS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "a number": number,
     "per channel": per_channel,
@@ -73,7 +75,7 @@ BOUNDS: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 
 def between(make: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor], tuple[Any, ...]]:
-    return lambda x: (make(x, -1.0), make(x, 2.0))
+    return lambda x: (make(x, LOW), make(x, HIGH))
 
 
 def always(*arguments: Any) -> Callable[[Tensor], tuple[Any, ...]]:
@@ -88,6 +90,8 @@ def variants() -> dict[str, tuple[Op, Callable[[Tensor], tuple[Any, ...]]]]:
             continue  # has races of its own
         if any(callable(argument) for argument in op.arguments):
             result |= {f"{op.name}, {kind}": (op, between(make)) for kind, make in BOUNDS.items()}
+        elif op.name == "scalar_clamp_ste":
+            result[op.name] = (op, always(LOW, HIGH))
         else:
             optional = [name for name, p in signature(op).parameters.items() if p.default is not p.empty]
             title = ", ".join([op.name, *(f"{name}={value:g}" for name, value in zip(optional, op.arguments))])
