@@ -36,6 +36,7 @@ RECORD = """
 import sys, warnings
 warnings.simplefilter("ignore")
 import torch, ste
+torch.set_num_threads(2)
 from bits import values
 from op_table import BOUNDS, FLOATING, INTEGER, OPS
 from test_errors import CASES

@@ -57,8 +57,10 @@ class TensorClampBackward final : public torch::autograd::Node {
       return {std::move(to_x), std::move(to_min), std::move(to_max)};
     }
     const Owner owner(x, min_val, max_val);
-    const auto widest =
-        at::promote_types(at::promote_types(x.scalar_type(), min_val.scalar_type()), max_val.scalar_type());
+    auto widest = at::kFloat;  // or wider: between threads, torch would round a sum of 16 bits
+    for (const auto& tensor : {x, min_val, max_val}) {
+      widest = c10::promoteTypes(widest, tensor.scalar_type());
+    }
     const auto bound_gradient = [&](const at::Tensor& mask, const at::Tensor& bound) {
       return at::where(mask, g, 0).to(widest).sum_to_size_symint(bound.sym_sizes()).to(bound.scalar_type());
     };

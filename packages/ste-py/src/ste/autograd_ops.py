@@ -501,8 +501,8 @@ def _owners(x: Tensor, min_val: Tensor, max_val: Tensor) -> tuple[Tensor, Tensor
 
 
 def _widest(*tensors: Tensor) -> torch.dtype:
-    """The dtype in which gradients to the bounds are summed."""
-    dtype = tensors[0].dtype
-    for tensor in tensors[1:]:
+    """The dtype in which gradients to the bounds are summed: between threads, torch would round a sum of 16 bits."""
+    dtype = torch.float32
+    for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
