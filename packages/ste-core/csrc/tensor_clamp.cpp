@@ -58,8 +58,8 @@ class TensorClampBackward final : public torch::autograd::Node {
     }
     const Owner owner(x, min_val, max_val);
     auto widest = at::kFloat;  // or wider: between threads, torch would round a sum of 16 bits
-    for (const auto& tensor : {x, min_val, max_val}) {
-      widest = c10::promoteTypes(widest, tensor.scalar_type());
+    for (const auto dtype : {x.scalar_type(), min_val.scalar_type(), max_val.scalar_type()}) {
+      widest = c10::promoteTypes(widest, dtype);
     }
     const auto bound_gradient = [&](const at::Tensor& mask, const at::Tensor& bound) {
       return at::where(mask, g, 0).to(widest).sum_to_size_symint(bound.sym_sizes()).to(bound.scalar_type());

@@ -125,8 +125,6 @@ class Operands {
     set(i, data, varies && !rows_.is_inner ? element : 0, varies && rows_.is_inner ? element : 0);
   }
 
-  void set_number(size_t i, const void* data) { set(i, data, 0, 0); }
-
   // `function` of where the operands begin, of the size of a row and of the number of rows, until all elements of x
   // from the first one on had their turn.
   template <typename Function>
@@ -342,7 +340,7 @@ bool dense_backward(const Loop& loop, Backward& backward) {
     }
     switch (outputs[i]) {
       case Output::none:
-        operands.set_number(i, &unused);
+        operands.set_argument(i, &unused, 0, varies);
         break;
       case Output::store:
         operands.set_whole(i, gradients[i].stored.const_data_ptr(), arguments[i]->element_size());
