@@ -40,19 +40,33 @@ def clamp_slopes(x: Array, low: Array, high: Array) -> Sequence[Array]:
     return clamp_gradient(x, low, high)[1:]
 
 
-def fake_quantize(x: Array, scale: Array, zero_point: Array | None, quant_min: Array, quant_max: Array) -> Array:
+def fake_quantize(
+    x: Array, scale: Array, zero_point: Array | None, quant_min: Array, quant_max: Array, *_: Any
+) -> Array:
     shift = 0 if zero_point is None else zero_point
     return (clamp(np.rint(x / scale) + shift, quant_min, quant_max) - shift) * scale
 
 
-def fake_quantize_passes(x: Array, scale: Array, zero_point: Array | None, low: Array, high: Array) -> Array:
-    shifted = np.rint(x / scale) + (0 if zero_point is None else zero_point)
-    return (low <= shifted) & (shifted <= high)
-
-
-def fake_quantize_slopes(x: Array, scale: Array, zero_point: Array | None, low: Array, high: Array) -> Sequence[Array]:
+def fake_quantize_passes(
+    x: Array,
+    scale: Array,
+    zero_point: Array | None,
+    low: Array,
+    high: Array,
+    grad_scale: Any = 1,
+    inside: str = "rounded",
+) -> Array:
     shift = 0 if zero_point is None else zero_point
-    passes = fake_quantize_passes(x, scale, zero_point, low, high)
+    if inside == "scaled":
+        return (low < x / scale + shift) & (x / scale + shift < high)
+    return (low <= np.rint(x / scale) + shift) & (np.rint(x / scale) + shift <= high)
+
+
+def fake_quantize_slopes(
+    x: Array, scale: Array, zero_point: Array | None, low: Array, high: Array, *rest: Any
+) -> Sequence[Array]:
+    shift = 0 if zero_point is None else zero_point
+    passes = fake_quantize_passes(x, scale, zero_point, low, high, *rest)
     steps = clamp(np.rint(x / scale) + shift, low, high) - shift
     return steps - np.where(passes, x / scale, 0), np.where(passes, 0, -scale)
 
@@ -103,7 +117,7 @@ class Op:
     name: str
     expression: str
     reference: Callable[..., Array]
-    arguments: Sequence[float | Callable[[Tensor], Tensor] | None] = ()
+    arguments: Sequence[float | str | Callable[[Tensor], Tensor] | None] = ()
     passes: Callable[..., Array] | None = None
     slopes: Callable[..., Sequence[Array]] | None = None
     floating_only: bool = False
@@ -158,11 +172,11 @@ class Op:
     def _computed(self, function: Callable[..., Any], x: Tensor) -> Array:
         wide = np.float32 if self.is_rounded and x.dtype != torch.float64 else np.float64
         arrays = [
-            in_float64(a) if isinstance(a, Tensor) else None if a is None else rounded(a, x.dtype)
+            in_float64(a) if isinstance(a, Tensor) else a if a is None or isinstance(a, str) else rounded(a, x.dtype)
             for a in self.arguments_for(x)
         ]
         with np.errstate(all="ignore"):
-            result = function(*(None if a is None else a.astype(wide) for a in (in_float64(x), *arrays)))
+            result = function(*(a.astype(wide) if isinstance(a, np.ndarray) else a for a in (in_float64(x), *arrays)))
         return np.asarray(np.broadcast_arrays(*result) if isinstance(result, tuple) else result)
 
     def __str__(self) -> str:
@@ -213,6 +227,7 @@ OPS = [
             (per_channel(0.5, 0.25), None, -4, 3),
             (per_channel(0.5, 0.25, 1.0), per_channel(1.0, 3.0), 0, 7),
             (full(0.5), full(-1.0), -7, 8),
+            (per_channel(0.5, 0.25), per_channel(1.0, 0.0), -4, 3, 1.0, "scaled"),
         )
     ),
 ]

@@ -47,12 +47,22 @@ class Clamp(Function):
 
 
 def idiom_fake_quantize(
-    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, grad_scale: float = 1.0
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    quant_min: int,
+    quant_max: int,
+    grad_scale: float = 1.0,
+    inside: str = "rounded",
 ) -> Tensor:
+    shift: Any = 0 if zero_point is None else zero_point
     scaled = x / scale
-    shifted = scaled + (scaled.round() - scaled).detach() + (0 if zero_point is None else zero_point)
-    q = shifted.clamp(quant_min, quant_max)
-    return (q - (0 if zero_point is None else zero_point)) * scale
+    if inside == "scaled":  # as LSQ's pseudocode has it: the clamp comes first
+        shifted = (scaled + shift).clamp(quant_min, quant_max)
+        q = shifted + ((shifted - shift).round() + shift - shifted).detach()
+    else:
+        q = (scaled + (scaled.round() - scaled).detach() + shift).clamp(quant_min, quant_max)
+    return (q - shift) * scale
 
 
 class FakeQuantize(Function):
@@ -62,7 +72,13 @@ class FakeQuantize(Function):
 
     @staticmethod
     def forward(
-        x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, grad_scale: float = 1.0
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None,
+        quant_min: int,
+        quant_max: int,
+        grad_scale: float = 1.0,
+        inside: str = "rounded",
     ) -> Tensor:
         shift = 0 if zero_point is None else zero_point
         return (((x / scale).round() + shift).clamp(quant_min, quant_max) - shift) * scale
@@ -70,21 +86,26 @@ class FakeQuantize(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.save_for_backward(*inputs[:3])
-        ctx.ends = inputs[3:5]
+        ctx.ends, ctx.inside = inputs[3:5], inputs[6]
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, zero_point = ctx.saved_tensors
         shift = 0 if zero_point is None else zero_point
         shifted = (x / scale).round() + shift
-        inside = (shifted >= ctx.ends[0]) & (shifted <= ctx.ends[1])
+        exact = x / scale + shift
+        inside = (
+            (exact > ctx.ends[0]) & (exact < ctx.ends[1])
+            if ctx.inside == "scaled"
+            else (shifted >= ctx.ends[0]) & (shifted <= ctx.ends[1])
+        )
         slope = shifted.clamp(*ctx.ends) - shift - torch.where(inside, x / scale, 0)
         to_zero_point = torch.where(inside, 0, -g * scale)
         return (
             torch.where(inside, g, 0),
             (g * slope).sum_to_size(scale.shape),
             None if zero_point is None else to_zero_point.sum_to_size(zero_point.shape),
-            *(None, None, None),
+            *(None, None, None, None),
         )
 
 

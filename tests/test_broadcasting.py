@@ -59,7 +59,7 @@ def test_a_bound_that_would_enlarge_the_result_is_refused(
     clamp, fits, given = getattr(ste, name), torch.zeros(()), torch.zeros(bound)
     bounds: tuple[Tensor, Tensor] = (given, fits) if is_min else (fits, given)
     try:
-        broadcasts = list(torch.broadcast_shapes(x, bound)) == x
+        broadcasts = given.numel() == 1 or list(torch.broadcast_shapes(x, bound)) == x
     except RuntimeError:
         broadcasts = False
     if broadcasts:
@@ -68,7 +68,12 @@ def test_a_bound_that_would_enlarge_the_result_is_refused(
         with pytest.raises(RuntimeError) as error:
             clamp(torch.zeros(x), *bounds)
         which = "min_val" if is_min else "max_val"
-        assert str(error.value) == f"{name}: {which} of shape {bound} does not broadcast to x's shape {x}"
+        message = f"{name}: {which} of shape {bound} does not broadcast to x's shape {x}"
+        if len(bound) == 1 and bound[0] in x:
+            dim = x.index(bound[0])
+            shape = [bound[0], *[1] * (len(x) - dim - 1)]
+            message += f"; for one {which} to each channel of dimension {dim}: shape {shape}"
+        assert str(error.value) == message
 
 
 @CLAMPS

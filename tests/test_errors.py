@@ -16,6 +16,7 @@ import ste
 EVERY_OP = pytest.mark.parametrize("op", DISTINCT_OPS, ids=str)
 SUPPORTED = "supported are float64, float32, float16, bfloat16, int64, int32, int16, int8 and uint8"
 SECRET = 123456789.0
+INT64_MAX = 2**63 - 1
 X = torch.full((2, 3), SECRET)
 ZERO, ONE = torch.tensor(0.0), torch.tensor(1.0)
 UINT8, INT8 = torch.tensor([1, 2], dtype=torch.uint8), torch.tensor([1, 2], dtype=torch.int8)
@@ -39,7 +40,8 @@ def message_of(kind: type[Exception], call: Callable[[], Any]) -> str:
 )
 def test_x_is_no_tensor(op: Op, x: Any) -> None:
     arguments = op.arguments_for(X)
-    expected = f"{op.name}: x must be a Tensor, got {type(x).__name__}"
+    hint = "; torch.tensor makes one of a number" if isinstance(x, float) else ""
+    expected = f"{op.name}: x must be a Tensor, got {type(x).__name__}{hint}"
     assert message_of(TypeError, lambda: op.function(x, *arguments)) == expected
 
 
@@ -66,9 +68,24 @@ CASES: dict[str, tuple[type[Exception], Callable[[], Any], str]] = {
     "low past int8": (ValueError, lambda: ste.binary_sign_ste(INT8, -129.0), "low=-129 has no int8 value"),
     "low is NaN": (ValueError, lambda: ste.binary_sign_ste(INT8, float("nan")), "low=nan has no int8 value"),
     "low is infinite": (ValueError, lambda: ste.binary_sign_ste(INT8, -float("inf")), "low=-inf has no int8 value"),
+    "low is infinite, int64": (
+        ValueError,
+        lambda: ste.binary_sign_ste(INT8.long(), float("inf")),
+        "low=inf has no int64 value",
+    ),
+    "low past int64": (
+        ValueError,
+        lambda: ste.binary_sign_ste(INT8.long(), 2**63),
+        "low=9.22337e+18 has no int64 value",
+    ),
+    "low of int past int8": (ValueError, lambda: ste.binary_sign_ste(INT8, 128), "low=128 has no int8 value"),
     # scalar_clamp_ste's bounds
     "bound is None": (TypeError, lambda: ste.scalar_clamp_ste(X, None, 1), "min_val must be a number, got NoneType"),  # type: ignore[arg-type]
-    "bound is a Tensor": (TypeError, lambda: ste.scalar_clamp_ste(X, 0.0, ONE), "max_val must be a number, got Tensor"),  # type: ignore[arg-type]
+    "bound is a Tensor": (
+        TypeError,
+        lambda: ste.scalar_clamp_ste(X, 0.0, ONE),  # type: ignore[arg-type]
+        "max_val must be a number, got Tensor; ste.tensor_clamp_ste takes tensors",
+    ),
     "bound is a list": (TypeError, lambda: ste.scalar_clamp_ste(X, [0], 1), "min_val must be a number, got list"),  # type: ignore[arg-type]
     "bound is fractional": (
         ValueError,
@@ -83,7 +100,8 @@ CASES: dict[str, tuple[type[Exception], Callable[[], Any], str]] = {
 }
 for name, value, error, message in [
     ("x", X.to(torch.int32), TypeError, "x has dtype int32; supported are float64, float32, float16 and bfloat16"),
-    ("scale", 0.5, TypeError, "scale must be a Tensor, got float"),
+    ("scale", "0.5", TypeError, "scale must be a Tensor, got str"),
+    ("scale", np.ones(3), TypeError, "scale must be a Tensor, got ndarray"),
     ("scale", None, TypeError, "scale must be a Tensor, got NoneType"),
     ("scale", ONE.double(), TypeError, "scale has dtype float64, but for x of float32 it is float32"),
     ("scale", ONE.long(), TypeError, "scale has dtype int64, but for x of float32 it is float32"),
@@ -94,7 +112,7 @@ for name, value, error, message in [
         "scale of shape [4, 2, 3] does not broadcast to x's shape [2, 3]",
     ),
     ("scale", ONE.to("meta"), RuntimeError, "scale is on meta, but x is on cpu"),
-    ("zero_point", 0, TypeError, "zero_point must be a Tensor, got int"),
+    ("zero_point", 0, TypeError, "zero_point must be a Tensor, got int; torch.tensor makes one of a number"),
     (
         "zero_point",
         ONE.half(),
@@ -111,19 +129,37 @@ for name, value, error, message in [
         "zero_point",
         torch.full((2,), SECRET),
         RuntimeError,
-        "zero_point of shape [2] does not broadcast to x's shape [2, 3]",
+        "zero_point of shape [2] does not broadcast to x's shape [2, 3]; "
+        "for one zero_point to each channel of dimension 0: shape [2, 1]",
     ),
     ("quant_min", 0.0, TypeError, "quant_min must be an integer of 64 bits, got float"),
-    ("quant_min", ONE.long(), TypeError, "quant_min must be an integer of 64 bits, got Tensor"),
+    ("quant_min", ONE, TypeError, "quant_min must be an integer of 64 bits, got Tensor"),
+    ("quant_min", INT8, TypeError, "quant_min must be an integer of 64 bits, got Tensor"),
+    ("quant_min", ONE.long().to("meta"), TypeError, "quant_min must be an integer of 64 bits, got Tensor"),
+    (
+        "quant_max",
+        INT64_MAX,
+        ValueError,
+        f"no float32 lies between quant_min={INT64_MAX - 1} and quant_max={INT64_MAX}",
+    ),
     ("quant_max", None, TypeError, "quant_max must be an integer of 64 bits, got NoneType"),
     ("quant_max", 2**63, TypeError, "quant_max must be an integer of 64 bits, got int"),
     ("quant_max", -8, ValueError, "quant_min=-8 is not less than quant_max=-8"),
     ("grad_scale", "1", TypeError, "grad_scale must be a number, got str"),
     ("grad_scale", None, TypeError, "grad_scale must be a number, got NoneType"),
+    ("inside", None, TypeError, "inside must be a string, got NoneType"),
+    ("inside", "both", ValueError, "inside must be rounded or scaled, got both"),
+    ("axis", 2, ValueError, "axis=2, but x has 2 dimension(s)"),
+    ("axis", -3, ValueError, "axis=-3, but x has 2 dimension(s)"),
+    ("axis", 0, ValueError, "scale of shape [3] does not lie along axis 0 of x's shape [2, 3]"),
 ]:
     arguments: dict[str, Any] = {"x": X, "scale": ONE, "zero_point": ZERO, "quant_min": -8, "quant_max": 7, name: value}
+    if name == "axis":
+        arguments["scale"] = torch.full((3,), SECRET)
+    if value is INT64_MAX:
+        arguments["quant_min"] = INT64_MAX - 1
     CASES[f"fake_quantize: {message}"] = (error, partial(ste.fake_quantize, **arguments), message)
-    if name != "grad_scale":
+    if name not in ("grad_scale", "inside"):
         CASES[f"quantize: {message}"] = (error, partial(ste.quantize, **arguments), message)
 for clamp in (ste.tensor_clamp_ste, ste.tensor_clamp):
     name = clamp.__name__
@@ -131,7 +167,7 @@ for clamp in (ste.tensor_clamp_ste, ste.tensor_clamp):
         f"{name}'s bound is a float": (
             TypeError,
             partial(clamp, X, 0.0, ONE),  # type: ignore[arg-type]
-            "min_val must be a Tensor, got float",
+            "min_val must be a Tensor, got float; ste.scalar_clamp_ste takes numbers",
         ),
         f"{name}'s bound is None": (
             TypeError,
@@ -156,7 +192,8 @@ for clamp in (ste.tensor_clamp_ste, ste.tensor_clamp):
         f"{name}'s bound does not fit": (
             RuntimeError,
             partial(clamp, X, torch.full((2,), SECRET), ONE),
-            "min_val of shape [2] does not broadcast to x's shape [2, 3]",
+            "min_val of shape [2] does not broadcast to x's shape [2, 3]; "
+            "for one min_val to each channel of dimension 0: shape [2, 1]",
         ),
         f"{name}'s bound is elsewhere": (
             RuntimeError,
@@ -165,7 +202,7 @@ for clamp in (ste.tensor_clamp_ste, ste.tensor_clamp):
         ),
         f"{name}'s x is elsewhere": (
             RuntimeError,
-            partial(clamp, X.to("meta"), ZERO.to("meta"), ONE),
+            partial(clamp, X.to("meta"), ZERO.to("meta"), ONE.expand(3)),
             "max_val is on cpu, but x is on meta",
         ),
     }

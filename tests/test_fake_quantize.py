@@ -492,7 +492,7 @@ def test_lsq_grad_scale() -> None:
     assert ste.lsq_grad_scale(x, torch.empty(8, 1, 1, 1), 7) == pytest.approx(1 / math.sqrt(36 * 7))
     for arguments, error, message in [
         ((None, x, 7), TypeError, "x must be a Tensor, got NoneType"),
-        ((x, 0.5, 7), TypeError, "scale must be a Tensor, got float"),
+        ((x, 0.5, 7), TypeError, "scale must be a Tensor, got float; torch.tensor makes one of a number"),
         ((x, x, "7"), TypeError, "quant_max must be a number, got str"),
         ((x, x, 0), ValueError, "quant_max must be positive, got 0"),
         ((x[:0], x, 7), ValueError, "neither x nor scale may be empty"),

@@ -11,9 +11,12 @@
 #include <c10/util/Half.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <string>
+#include <vector>
 
 namespace ste {
 namespace {
@@ -90,27 +93,47 @@ int64_t saturated(double value) {
   return static_cast<int64_t>(value);
 }
 
+bool has_symbolic_shape(const at::Tensor& tensor) {
+  return tensor.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
+}
+
 // ATen's own test is of symbols, and takes as long as the rest of the checks together.
 bool broadcasts(const at::Tensor& bound, const at::Tensor& x) {
-  if (bound.unsafeGetTensorImpl()->has_symbolic_sizes_strides() ||
-      x.unsafeGetTensorImpl()->has_symbolic_sizes_strides()) {
+  if (bound.dim() > x.dim()) {
+    const auto sizes = bound.sym_sizes();
+    return std::all_of(sizes.begin(), sizes.end(), [](const c10::SymInt& size) { return size == 1; });
+  }
+  if (has_symbolic_shape(bound) || has_symbolic_shape(x)) {
     return at::is_expandable_to(bound.sym_sizes(), x.sym_sizes());
   }
   const auto of_bound = bound.sizes();
-  const auto of_x = x.sizes();
-  return of_bound.size() <= of_x.size() &&
-         std::equal(of_bound.rbegin(), of_bound.rend(), of_x.rbegin(), [](int64_t size, int64_t wanted) {
-           return size == 1 || size == wanted;
-         });
+  return std::equal(of_bound.rbegin(), of_bound.rend(), x.sizes().rbegin(), [](int64_t size, int64_t wanted) {
+    return size == 1 || size == wanted;
+  });
 }
 
-// On x's device, and of a shape that broadcasts to x's, never beyond it.
+// How a parameter of one dimension would have to lie, for those who meant another dimension of x than the last.
+std::string hint(const char* name, const at::Tensor& parameter, const at::Tensor& x) {
+  if (parameter.dim() != 1 || has_symbolic_shape(parameter) || has_symbolic_shape(x)) {
+    return "";
+  }
+  const auto sizes = x.sizes();
+  const auto dim = std::find(sizes.begin(), sizes.end(), parameter.size(0)) - sizes.begin();
+  if (dim == x.dim()) {
+    return "";
+  }
+  std::vector<int64_t> shape(sizes.size() - static_cast<size_t>(dim), 1);
+  shape[0] = parameter.size(0);
+  return c10::str("; for one ", name, " to each channel of dimension ", dim, ": shape ", at::IntArrayRef(shape));
+}
+
 void check_fits(const char* op, const char* name, const at::Tensor& parameter, const at::Tensor& x) {
   TORCH_CHECK(
-      parameter.device() == x.device(), op, ": ", name, " is on ", parameter.device(), ", but x is on ", x.device());
+      parameter.device() == x.device() || (parameter.dim() == 0 && parameter.is_cpu()), op, ": ", name, " is on ",
+      parameter.device(), ", but x is on ", x.device());
   TORCH_CHECK(
       broadcasts(parameter, x), op, ": ", name, " of shape ", parameter.sym_sizes(),
-      " does not broadcast to x's shape ", x.sym_sizes());
+      " does not broadcast to x's shape ", x.sym_sizes(), hint(name, parameter, x));
 }
 
 void check_parameter(
@@ -149,6 +172,28 @@ void check_quantization(
     check_parameter(op, "zero_point", *zero_point, x, /*may_be_integer=*/true);
   }
   TORCH_CHECK_VALUE(quant_min < quant_max, op, ": quant_min=", quant_min, " is not less than quant_max=", quant_max);
+  const auto low = quant_min.maybe_as_int();
+  const auto high = quant_max.maybe_as_int();
+  if (low && high) {
+    const auto computed = c10::promoteTypes(dtype, at::kFloat);
+    TORCH_CHECK_VALUE(
+        end_in_dtype(Side::min, *low, computed) <= end_in_dtype(Side::max, *high, computed), op, ": no ",
+        dtype_name(computed), " lies between quant_min=", *low, " and quant_max=", *high);
+  }
+}
+
+at::Tensor beside(const at::Tensor& parameter, const at::Tensor& x) {
+  const auto with_rank = parameter.dim() <= x.dim() ? parameter : parameter.reshape({});
+  return with_rank.to(with_rank.options().device(x.device()));
+}
+
+double end_in_dtype(Side side, int64_t end, at::ScalarType dtype) {
+  const int bits = dtype == at::kDouble ? std::numeric_limits<double>::digits : std::numeric_limits<float>::digits;
+  const auto magnitude = end < 0 ? 0 - static_cast<uint64_t>(end) : static_cast<uint64_t>(end);
+  const int surplus = std::max(0, static_cast<int>(std::bit_width(magnitude)) - bits);
+  const int64_t below = (end >> surplus) << surplus;
+  const auto result = static_cast<double>(below);
+  return side == Side::max || below == end ? result : result + std::ldexp(1.0, surplus);
 }
 
 c10::Scalar bound_in_dtype(const char* op, const char* name, const c10::Scalar& bound, const at::Tensor& x) {
@@ -191,15 +236,21 @@ MaybeOwnedTensor bound_in_dtype(Side side, const at::Tensor& bound, at::ScalarTy
   return MaybeOwnedTensor::owned(at::clamp(integer.to(at::kLong), range.min, range.max).to(dtype));
 }
 
-void check_value(const char* op, const char* name, double value, const at::Tensor& x) {
+c10::Scalar value_in_dtype(const char* op, const char* name, const c10::Scalar& value, const at::Tensor& x) {
   const auto dtype = x.scalar_type();
-  if (at::isFloatingType(dtype)) {
-    return;
+  if (value.isSymbolic() || at::isFloatingType(dtype)) {
+    return bound_in_dtype(op, name, value, x);
   }
   const Range range = integer_range(dtype);
+  // Of a double past int64 there is no integer to compare: the cast would be undefined.
+  const double real = value.toDouble();
+  const bool is_whole =
+      !value.isFloatingPoint() || (std::trunc(real) == real && real >= -kInt64End && real < kInt64End);
+  const int64_t integer = value.isFloatingPoint() ? saturated(real) : value.toLong();
   TORCH_CHECK_VALUE(
-      std::trunc(value) == value && saturated(value) >= range.min && saturated(value) <= range.max, op, ": ", name, "=",
-      value, " has no ", dtype_name(dtype), " value");
+      is_whole && integer >= range.min && integer <= range.max, op, ": ", name, "=", value, " has no ",
+      dtype_name(dtype), " value");
+  return integer;
 }
 
 }  // namespace ste

@@ -19,21 +19,32 @@ enum class Side { min, max };
 // float64, float32, float16, bfloat16, and the integers that torch computes with everywhere.
 void check_dtype(const char* op, const char* name, const at::Tensor& tensor);
 
-// Bounds live on x's device and broadcast to x's shape, never beyond it.
+// Bounds live on x's device (one without dimensions may be on the CPU, as torch has it) and broadcast to x's shape,
+// never beyond it. One element serves an x of any shape.
 void check_bound(const char* op, const char* name, const at::Tensor& bound, const at::Tensor& x);
 
-// x is floating; the parameters are of its dtype or float32 (a zero point may be an integer), on its device, and
-// broadcast to its shape.
+// x is floating; the parameters are of its dtype or float32 (a zero point may be an integer), and lie as bounds do.
 void check_quantization(
     const char* op, const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
     const c10::SymInt& quant_min, const c10::SymInt& quant_max);
+
+// Whether a parameter lies on x's device and has no more dimensions than x.
+inline bool lies_beside(const at::Tensor& parameter, const at::Tensor& x) {
+  return parameter.dim() <= x.dim() && parameter.device() == x.device();
+}
+
+// A parameter that has been checked, such that it does. Differentiable.
+at::Tensor beside(const at::Tensor& parameter, const at::Tensor& x);
+
+// The end of a grid of integers in the dtype that is computed in: rounded inwards, so that nothing lies beyond it.
+double end_in_dtype(Side side, int64_t end, at::ScalarType dtype);
 
 // The value that `bound` stands for in x's dtype: rounded for a floating x, exact for an integer x, where a
 // value past the end of the dtype's range is that end.
 c10::Scalar bound_in_dtype(const char* op, const char* name, const c10::Scalar& bound, const at::Tensor& x);
 MaybeOwnedTensor bound_in_dtype(Side side, const at::Tensor& bound, at::ScalarType dtype);
 
-// A value that has to be represented exactly when x is an integer tensor.
-void check_value(const char* op, const char* name, double value, const at::Tensor& x);
+// The value in x's dtype: rounded for a floating x; for an integer x it has to be a value of the dtype.
+c10::Scalar value_in_dtype(const char* op, const char* name, const c10::Scalar& value, const at::Tensor& x);
 
 }  // namespace ste

@@ -2,6 +2,8 @@
 // vectors of them. Where a number has a bool, a vector has a mask.
 #pragma once
 
+#include "ends.h"
+
 #include <c10/macros/Macros.h>
 
 #include <cmath>
@@ -125,30 +127,45 @@ C10_HOST_DEVICE inline V fake_quantize(V x, const Grid<V>& grid) {
 }
 
 template <typename V>
+using Mask = decltype(std::declval<V>() == std::declval<V>());
+
+template <typename V>
 struct FakeQuantizeGradient {
-  decltype(std::declval<V>() == std::declval<V>()) is_inside;
+  Mask<V> is_inside;
   V x;
   V scale;
   V zero_point;
 };
 
-template <typename V, typename ZeroPoint>
+template <Inside inside, typename V, typename ZeroPoint>
 C10_HOST_DEVICE inline FakeQuantizeGradient<V> fake_quantize_backward_scaled(
     V g, V scaled, const Grid<V, ZeroPoint>& grid) {
   const V shifted = round_half_even(scaled) + grid.zero_point;
   const V clamped = clamp(shifted, grid.quant_min, grid.quant_max);
-  const auto is_inside = shifted == clamped;
-  return {
-      is_inside,
-      keep(is_inside, g),
-      g * (clamped - grid.zero_point - keep(is_inside, scaled)),
-      keep(shifted != clamped, V(0) - g * grid.scale),
-  };
+  const V steps = clamped - grid.zero_point;
+  if constexpr (inside == Inside::rounded) {
+    const Mask<V> is_inside = shifted == clamped;
+    return {
+        is_inside,
+        keep(is_inside, g),
+        g * (steps - keep(is_inside, scaled)),
+        keep(shifted != clamped, V(0) - g * grid.scale),
+    };
+  } else {
+    const V exact = scaled + grid.zero_point;
+    const Mask<V> is_inside = (exact > grid.quant_min) & (exact < grid.quant_max);
+    return {
+        is_inside,
+        keep(is_inside, g),
+        g * (steps - keep(is_inside, scaled)),
+        select(is_inside, V(0), V(0) - g * grid.scale),
+    };
+  }
 }
 
-template <typename V>
+template <Inside inside, typename V>
 C10_HOST_DEVICE inline FakeQuantizeGradient<V> fake_quantize_backward(V g, V x, const Grid<V>& grid) {
-  return fake_quantize_backward_scaled(g, x / grid.scale, grid);
+  return fake_quantize_backward_scaled<inside>(g, x / grid.scale, grid);
 }
 
 }  // namespace ste::element

@@ -4,6 +4,8 @@
 #include "node.h"
 #include "op.h"
 
+#include <ste/ops.h>
+
 #include <ATen/Dispatch.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/ScalarOps.h>
@@ -27,11 +29,31 @@ using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 using OptionalTensor = std::optional<at::Tensor>;
 
+// What is no tensor among the arguments.
 struct Settings {
+  Settings(c10::SymInt min, c10::SymInt max, at::Scalar factor, c10::string_view rule)
+      : quant_min(std::move(min)),
+        quant_max(std::move(max)),
+        grad_scale(std::move(factor)),
+        inside(rule == "scaled" ? Inside::scaled : Inside::rounded) {}
+
+  // For the kernels.
+  Ends ends_in(at::ScalarType dtype) const {
+    return {
+        end_in_dtype(Side::min, quant_min.guard_int(__FILE__, __LINE__), dtype),
+        end_in_dtype(Side::max, quant_max.guard_int(__FILE__, __LINE__), dtype), inside};
+  }
+
   c10::SymInt quant_min;
   c10::SymInt quant_max;
-  double grad_scale;
+  at::Scalar grad_scale;
+  Inside inside;
 };
+
+// To look at the value of a compiler's symbol would specialize the graph to it.
+bool is_one(const at::Scalar& factor) {
+  return !factor.isSymbolic() && factor.toDouble() == 1;
+}
 
 at::ScalarType computed_in(const at::Tensor& x) {
   return c10::promoteTypes(x.scalar_type(), at::kFloat);
@@ -84,10 +106,11 @@ OptionalTensor detached(const OptionalTensor& tensor) {
   return tensor ? OptionalTensor(tensor->detach()) : std::nullopt;
 }
 
-// The parameter, to which the gradient is multiplied by a factor.
-at::Tensor with_gradient_times(double factor, const at::Tensor& parameter, at::ScalarType dtype) {
+// The parameter, to which the gradient is multiplied by a factor. 1 less a sign that is 1 everywhere is 0, and has a
+// gradient, where the parameter is not finite too.
+at::Tensor with_gradient_times(const at::Scalar& factor, const at::Tensor& parameter, at::ScalarType dtype) {
   const auto wide = in_dtype(parameter, dtype);
-  return factor == 1 ? wide : wide.detach() + (wide - wide.detach()) * factor;
+  return is_one(factor) ? wide : wide.detach() - (1 - binary_sign_ste(wide, 1)) * factor;
 }
 
 at::Tensor less(const at::Tensor& q, const OptionalTensor& zero_point) {
@@ -105,11 +128,13 @@ struct Grid {
     const auto sum = zero_point ? rounded + *zero_point : rounded;
     // There is no -0. (To add 0 gives that too, but the exporter to ONNX leaves out what adds a constant 0.)
     shifted = at::where(sum.eq(0), 0, sum);
-    const auto end = [&](const c10::SymInt& value) {
-      return at::scalar_tensor(value, x.options().dtype(dtype).layout(at::kStrided));
+    const auto end = [&](Side side, const c10::SymInt& value) {
+      const auto known = value.maybe_as_int();
+      const auto number = known ? at::Scalar(end_in_dtype(side, *known, dtype)) : at::Scalar(value);
+      return at::scalar_tensor(number, x.options().dtype(dtype).layout(at::kStrided));
     };
-    low = end(settings.quant_min);
-    high = end(settings.quant_max);
+    low = end(Side::min, settings.quant_min);
+    high = end(Side::max, settings.quant_max);
     q = clamp_by_extrema(shifted, low, high);
   }
 
@@ -128,15 +153,21 @@ struct Grid {
 // The derivatives around a grid of values, which are no functions of the arguments.
 struct Slopes : Grid {
   Slopes(const at::Tensor& x, const at::Tensor& step, const OptionalTensor& shift, const Settings& settings)
-      : Grid(x.detach(), step.detach(), detached(shift), settings),
-        is_inside(shifted.ge(low).logical_and(shifted.le(high))) {}
+      : Grid(x.detach(), step.detach(), detached(shift), settings) {
+    if (settings.inside == Inside::rounded) {
+      is_inside = shifted.ge(low).logical_and(shifted.le(high));
+    } else {
+      const auto exact = zero_point ? scaled + *zero_point : scaled;
+      is_inside = exact.gt(low).logical_and(exact.lt(high));
+    }
+  }
 
   // By the scale, which is a function of the zero point outside of the range, and the other way round.
-  at::Tensor by_scale(const OptionalTensor& original, double grad_scale) const {
+  at::Tensor by_scale(const OptionalTensor& original, const at::Scalar& grad_scale) const {
     const auto outside = original ? OptionalTensor(with_gradient_times(grad_scale, *original, dtype)) : std::nullopt;
     return at::where(is_inside, less(q, zero_point) - scaled, less(q, outside));
   }
-  at::Tensor by_zero_point(const at::Tensor& original, double grad_scale) const {
+  at::Tensor by_zero_point(const at::Tensor& original, const at::Scalar& grad_scale) const {
     return at::where(is_inside, 0, -with_gradient_times(grad_scale, original, dtype));
   }
 
@@ -168,9 +199,8 @@ class FakeQuantizeBackward final : public torch::autograd::Node {
     if (kernels != nullptr && g.scalar_type() == x.scalar_type()) {
       const auto dtype = computed_in(x);
       auto [to_x, to_scale, to_zero_point] = kernels->fake_quantize_backward(
-          g, x, *converted(scale, dtype), *or_zero(zero_point, scale, dtype),
-          settings_.quant_min.guard_int(__FILE__, __LINE__), settings_.quant_max.guard_int(__FILE__, __LINE__),
-          settings_.grad_scale, needed);
+          g, x, *converted(scale, dtype), *or_zero(zero_point, scale, dtype), settings_.ends_in(dtype),
+          settings_.grad_scale.toDouble(), needed);
       return {
           std::move(to_x), needed[1] ? *converted(to_scale, scale.scalar_type()) : at::Tensor(),
           needed[2] ? *converted(to_zero_point, zero_point->scalar_type()) : at::Tensor()};
@@ -220,19 +250,23 @@ at::Tensor primal_of(const at::Tensor& tensor) {
 struct FakeQuantizeGradient {
   static void check(
       const char* op, const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point,
-      const c10::SymInt& quant_min, const c10::SymInt& quant_max, double /*grad_scale*/) {
+      const c10::SymInt& quant_min, const c10::SymInt& quant_max, const at::Scalar& /*grad_scale*/,
+      c10::string_view inside) {
     check_quantization(op, x, scale, zero_point, quant_min, quant_max);
+    TORCH_CHECK_VALUE(
+        inside == "rounded" || inside == "scaled", op, ": inside must be rounded or scaled, got ", inside);
   }
 
   template <typename Below>
   static at::Tensor record(
       const Below& below, const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point,
-      const c10::SymInt& quant_min, const c10::SymInt& quant_max, double grad_scale) {
+      const c10::SymInt& quant_min, const c10::SymInt& quant_max, const at::Scalar& grad_scale,
+      c10::string_view inside) {
     namespace autograd = torch::autograd;
     at::Tensor y = below();
     const at::Tensor none;
     const at::Tensor& shift = zero_point ? *zero_point : none;
-    const Settings settings{quant_min, quant_max, grad_scale};
+    const Settings settings(quant_min, quant_max, grad_scale, inside);
     if (autograd::compute_requires_grad(x, scale, shift)) {
       const auto node = make_node<FakeQuantizeBackward>(x, scale, shift, settings);
       node->set_next_edges(autograd::collect_next_edges(x, scale, shift));
@@ -247,7 +281,7 @@ struct FakeQuantizeGradient {
  private:
   static at::Tensor tangent(
       const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point, const Settings& settings) {
-    const double grad_scale = settings.grad_scale;
+    const auto& grad_scale = settings.grad_scale;
     const Slopes slopes(x, scale, zero_point, settings);
     const auto zero = at::scalar_tensor(0, slopes.scaled.options());
     const auto of_x = tangent_of(x);
@@ -265,22 +299,23 @@ struct FakeQuantizeGradient {
 
 at::Tensor fake_quantize_composite(
     const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point, c10::SymInt quant_min,
-    c10::SymInt quant_max, double grad_scale) {
-  const Settings settings{std::move(quant_min), std::move(quant_max), grad_scale};
+    c10::SymInt quant_max, const at::Scalar& grad_scale, c10::string_view inside) {
+  const Settings settings(std::move(quant_min), std::move(quant_max), grad_scale, inside);
   return in_dtype(Grid(x, scale, zero_point, settings).values(), x.scalar_type());
 }
 
 at::Tensor fake_quantize_eager(
     const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point, c10::SymInt quant_min,
-    c10::SymInt quant_max, double grad_scale) {
+    c10::SymInt quant_max, const at::Scalar& grad_scale, c10::string_view inside) {
   const auto* const kernels = kernels_for(x, scale, zero_point ? *zero_point : scale);
   if (kernels == nullptr) {
-    return fake_quantize_composite(x, scale, zero_point, std::move(quant_min), std::move(quant_max), grad_scale);
+    return fake_quantize_composite(
+        x, scale, zero_point, std::move(quant_min), std::move(quant_max), grad_scale, inside);
   }
   const auto dtype = computed_in(x);
+  const Settings settings(std::move(quant_min), std::move(quant_max), grad_scale, inside);
   return kernels->fake_quantize(
-      x, *converted(scale, dtype), *or_zero(zero_point, scale, dtype), quant_min.guard_int(__FILE__, __LINE__),
-      quant_max.guard_int(__FILE__, __LINE__));
+      x, *converted(scale, dtype), *or_zero(zero_point, scale, dtype), settings.ends_in(dtype));
 }
 
 }  // namespace
@@ -288,8 +323,8 @@ at::Tensor fake_quantize_eager(
 TORCH_LIBRARY_FRAGMENT(ste, library) {
   Op<FakeQuantizeGradient, fake_quantize_composite, fake_quantize_eager>::define(
       library,
-      "fake_quantize(Tensor x, Tensor scale, Tensor? zero_point, SymInt quant_min, SymInt quant_max, "
-      "float grad_scale=1.0) -> Tensor");
+      "fake_quantize(Tensor x, Tensor scale, Tensor? zero_point=None, SymInt quant_min=-128, SymInt quant_max=127, "
+      "Scalar grad_scale=1.0, str inside=\"rounded\") -> Tensor");
 }
 
 }  // namespace ste

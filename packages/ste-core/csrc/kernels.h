@@ -1,6 +1,8 @@
 // The kernels for what takes ATen more than one pass over the memory, of the devices that have them.
 #pragma once
 
+#include "ends.h"
+
 #include <ATen/core/Tensor.h>
 #include <c10/core/DispatchKeySet.h>
 #include <c10/core/Scalar.h>
@@ -25,13 +27,13 @@ struct Kernels {
 
   // The parameters are in float, or in double where x is, and broadcast to x's shape.
   at::Tensor (*fake_quantize)(
-      const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, int64_t quant_min, int64_t quant_max);
+      const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, const Ends& ends);
 
   // The gradients to x, in its dtype, and to the parameters, summed to their shapes as in `clamp_backward` and then
   // multiplied, in float or double.
   std::array<at::Tensor, 3> (*fake_quantize_backward)(
-      const at::Tensor& g, const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point,
-      int64_t quant_min, int64_t quant_max, double grad_scale, const std::array<bool, 3>& needed);
+      const at::Tensor& g, const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, const Ends& ends,
+      double grad_scale, const std::array<bool, 3>& needed);
 };
 
 // Whether a tensor is nothing but dense memory of the device with these keys.

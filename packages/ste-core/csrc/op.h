@@ -82,7 +82,39 @@ class Op<Gradient, Composite, Eager, at::Tensor (*)(const at::Tensor&, Args...)>
   template <typename T>
   static void check_argument(size_t, const T&, const at::Tensor&) {}
 
+  // A parameter on the CPU beside x on another device, or of one element and more dimensions than x, is brought to x's
+  // side above autograd, so that neither the kernels nor the gradients know of it.
+  static bool lie_beside(const at::Tensor& x, const std::remove_reference_t<Args>&... args) {
+    return (is_beside(args, x) && ...);
+  }
+
+  static at::Tensor call_beside(const at::Tensor& x, const std::remove_reference_t<Args>&... args) {
+    check(x, args...);
+    return handle().call(x, brought_beside(args, x)...);
+  }
+
+  static bool is_beside(const at::Tensor& parameter, const at::Tensor& x) { return lies_beside(parameter, x); }
+  static bool is_beside(const std::optional<at::Tensor>& parameter, const at::Tensor& x) {
+    return !parameter || lies_beside(*parameter, x);
+  }
+  template <typename T>
+  static bool is_beside(const T&, const at::Tensor&) {
+    return true;
+  }
+
+  static at::Tensor brought_beside(const at::Tensor& parameter, const at::Tensor& x) { return beside(parameter, x); }
+  static std::optional<at::Tensor> brought_beside(const std::optional<at::Tensor>& parameter, const at::Tensor& x) {
+    return parameter ? std::optional(beside(*parameter, x)) : std::nullopt;
+  }
+  template <typename T>
+  static const T& brought_beside(const T& value, const at::Tensor&) {
+    return value;
+  }
+
   static at::Tensor forward(const at::Tensor& x, Args... args) {
+    if (!lie_beside(x, args...)) {
+      return call_beside(x, args...);
+    }
     check(x, args...);
     return is_plain(x) ? Eager(x, args...) : Composite(x, args...);
   }
@@ -94,6 +126,9 @@ class Op<Gradient, Composite, Eager, at::Tensor (*)(const at::Tensor&, Args...)>
   }
 
   static at::Tensor autograd(c10::DispatchKeySet keys, const at::Tensor& x, Args... args) {
+    if (!lie_beside(x, args...)) {
+      return call_beside(x, args...);
+    }
     const auto below = [&] {
       const at::AutoDispatchBelowADInplaceOrView guard;
       return handle().redispatch(keys & c10::after_autograd_keyset, x, args...);
@@ -102,6 +137,9 @@ class Op<Gradient, Composite, Eager, at::Tensor (*)(const at::Tensor&, Args...)>
   }
 
   static at::Tensor batched(const at::Tensor& x, Args... args) {
+    if (!lie_beside(x, args...)) {
+      return call_beside(x, args...);
+    }
     const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKey::FuncTorchBatched);
     check(x, args...);  // here, where the shapes are those that the caller sees
     const Batch batch(x, args...);

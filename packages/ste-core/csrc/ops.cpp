@@ -34,8 +34,8 @@ at::Tensor trunc_ste(const at::Tensor& x) {
   return op.call(x);
 }
 
-at::Tensor binary_sign_ste(const at::Tensor& x, double low) {
-  static const auto op = find<const at::Tensor&, double>("ste::binary_sign_ste");
+at::Tensor binary_sign_ste(const at::Tensor& x, const at::Scalar& low) {
+  static const auto op = find<const at::Tensor&, const at::Scalar&>("ste::binary_sign_ste");
   return op.call(x, low);
 }
 
@@ -61,11 +61,11 @@ at::Tensor tensor_clamp(const at::Tensor& x, const at::Tensor& min_val, const at
 
 at::Tensor fake_quantize(
     const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point, int64_t quant_min,
-    int64_t quant_max, double grad_scale) {
-  static const auto op =
-      find<const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, c10::SymInt, c10::SymInt, double>(
-          "ste::fake_quantize");
-  return op.call(x, scale, zero_point, quant_min, quant_max, grad_scale);
+    int64_t quant_max, const at::Scalar& grad_scale, c10::string_view inside) {
+  static const auto op = find<
+      const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, c10::SymInt, c10::SymInt,
+      const at::Scalar&, c10::string_view>("ste::fake_quantize");
+  return op.call(x, scale, zero_point, quant_min, quant_max, grad_scale, inside);
 }
 
 }  // namespace ste

@@ -7,8 +7,11 @@
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <c10/core/Scalar.h>
 #include <c10/core/SymInt.h>
+#include <c10/util/MaybeOwned.h>
+#include <c10/util/string_view.h>
 #include <pybind11/pybind11.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
@@ -18,6 +21,7 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 
@@ -27,17 +31,32 @@ namespace {
 
 using PythonArgument = py::handle;
 
-// Which argument of which op is being read.
+// Which argument of which op is being read, and the op's x, if that has been read.
 struct Place {
   const c10::OperatorHandle& op;
   size_t position;
+  const at::Tensor* x;
 };
+
+// What takes a number that was given for a tensor, or a tensor that was given for a number.
+const char* instead(const std::string& op, const std::string& name, bool wants_tensor, PyObject* value) {
+  if (THPVariable_Check(value)) {
+    return op == "scalar_clamp_ste" ? "; ste.tensor_clamp_ste takes tensors" : "";
+  }
+  if (!wants_tensor || !(PyFloat_Check(value) || PyLong_Check(value))) {
+    return "";
+  }
+  return op.starts_with("tensor_clamp") && name != "x" ? "; ste.scalar_clamp_ste takes numbers"
+                                                       : "; torch.tensor makes one of a number";
+}
 
 [[noreturn]] void reject(const Place& place, const char* expected, PythonArgument value) {
   const auto op = place.op.operator_name().name.substr(std::size("ste::") - 1);
   const auto& name = place.op.schema().arguments()[place.position].name();
   const auto type = py::type::of(value).attr("__name__").cast<std::string>();
-  throw py::type_error(op + ": " + name + " must be " + expected + ", got " + type);
+  const bool wants_tensor = std::string_view(expected) == "a Tensor";
+  throw py::type_error(
+      op + ": " + name + " must be " + expected + ", got " + type + instead(op, name, wants_tensor, value.ptr()));
 }
 
 // One specialization per type of argument: how a schema spells it, and how it is read from Python.
@@ -65,8 +84,11 @@ struct Argument<std::optional<at::Tensor>> {
   }
 };
 
-// A Python or NumPy number; a Tensor is none, although it has __float__ too.
-py::object number(const Place& place, PythonArgument value) {
+// A parameter that may be given as a number, and then has no gradient.
+struct Parameter {};
+
+// A Python or NumPy number, else null; a Tensor is none, although it has __float__ too.
+py::object number_or_null(PythonArgument value) {
   PyObject* const object = value.ptr();
   if (!THPVariable_Check(object)) {
     if (PyObject* const integer = PyIndex_Check(object) ? PyNumber_Index(object) : nullptr) {
@@ -81,7 +103,15 @@ py::object number(const Place& place, PythonArgument value) {
       PyErr_Clear();
     }
   }
-  reject(place, "a number", value);
+  return {};
+}
+
+py::object number(const Place& place, PythonArgument value) {
+  auto result = number_or_null(value);
+  if (!result) {
+    reject(place, "a number", value);
+  }
+  return result;
 }
 
 // An integer past the end of double's range is infinite, as what is past the end of x's dtype is when it is rounded.
@@ -94,18 +124,6 @@ double as_double(const py::object& number) {
   }
   return value;
 }
-
-template <>
-struct Argument<double> {
-  static constexpr auto kind = c10::TypeKind::FloatType;
-  using Passed = double;
-  static double read(const Place& place, PythonArgument value) {
-    if (PyFloat_CheckExact(value.ptr())) {
-      return PyFloat_AS_DOUBLE(value.ptr());
-    }
-    return as_double(number(place, value));
-  }
-};
 
 template <>
 struct Argument<at::Scalar> {
@@ -132,7 +150,13 @@ struct Argument<c10::SymInt> {
   static constexpr auto kind = c10::TypeKind::IntType;
   using Passed = c10::SymInt;
   static c10::SymInt read(const Place& place, PythonArgument value) {
-    if (!THPVariable_Check(value.ptr()) && PyIndex_Check(value.ptr())) {
+    if (THPVariable_Check(value.ptr())) {
+      // What ste.max_int returns. From another device it would have to be waited for.
+      const auto& tensor = THPVariable_Unpack(value.ptr());
+      if (tensor.is_cpu() && tensor.sym_numel() == 1 && at::isIntegralType(tensor.scalar_type(), false)) {
+        return tensor.item().toLong();
+      }
+    } else if (PyIndex_Check(value.ptr())) {
       const auto integer = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
       int overflow = 0;
       const long long result = integer ? PyLong_AsLongLongAndOverflow(integer.ptr(), &overflow) : 0;
@@ -145,15 +169,60 @@ struct Argument<c10::SymInt> {
   }
 };
 
+template <>
+struct Argument<Parameter> {
+  static constexpr auto kind = c10::TypeKind::TensorType;
+  using Passed = const at::Tensor&;
+  static c10::MaybeOwned<at::Tensor> read(const Place& place, PythonArgument value) {
+    const auto number = THPVariable_Check(value.ptr()) ? py::object() : number_or_null(value);
+    if (!number) {
+      return c10::MaybeOwned<at::Tensor>::borrowed(Argument<at::Tensor>::read(place, value));
+    }
+    const auto dtype = place.x->scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+    const auto options = at::TensorOptions().dtype(dtype).device(place.x->device());
+    return c10::MaybeOwned<at::Tensor>::owned(at::scalar_tensor(as_double(number), options));
+  }
+};
+
+template <>
+struct Argument<c10::string_view> {
+  static constexpr auto kind = c10::TypeKind::StringType;
+  using Passed = c10::string_view;
+  static c10::string_view read(const Place& place, PythonArgument value) {
+    Py_ssize_t size = 0;
+    const char* const characters = PyUnicode_Check(value.ptr()) ? PyUnicode_AsUTF8AndSize(value.ptr(), &size) : nullptr;
+    if (characters == nullptr) {
+      PyErr_Clear();
+      reject(place, "a string", value);
+    }
+    return {characters, static_cast<size_t>(size)};
+  }
+};
+
+// What was read, as the op is called with it.
+template <typename T>
+const T& passed(const T& argument) {
+  return argument;
+}
+const at::Tensor& passed(const c10::MaybeOwned<at::Tensor>& argument) {
+  return *argument;
+}
+
 // Neither a subclass nor a mode can ask for __torch_function__ where every argument is of one of these types. (torch
 // has a function for the question, and does not export it.)
 template <typename... Objects>
 bool may_be_overridden(Objects... objects) {
   const auto is_plain = [](PyTypeObject* type) {
     return THPVariable_CheckTypeExact(type) || type == &PyFloat_Type || type == &PyLong_Type ||
-           type == Py_TYPE(Py_None);
+           type == &PyUnicode_Type || type == Py_TYPE(Py_None);
   };
   return at::impl::torch_function_mode_enabled() || !(is_plain(Py_TYPE(objects.ptr())) && ...);
+}
+
+// What stands for a number while a graph is made. As a number, it would specialize the graph.
+bool is_symbol(PythonArgument value) {
+  const auto torch = py::module_::import("torch");
+  return py::isinstance(value, torch.attr("SymInt")) || py::isinstance(value, torch.attr("SymFloat"));
 }
 
 template <typename>
@@ -169,14 +238,17 @@ struct Caller {
         [](c10::TypeKind kind, const c10::Argument& argument) { return argument.type()->kind() == kind; });
   }
 
-  static py::object make(const c10::OperatorHandle& op, const py::object& overridable) {
+  static py::object make(const c10::OperatorHandle& op, const py::object& overridable, const py::object& with_symbols) {
     const auto handle = op.typed<at::Tensor(const at::Tensor&, typename Argument<Arguments>::Passed...)>();
-    return py::cpp_function([handle, overridable](PythonArgument x, Object<Arguments>... arguments) {
+    return py::cpp_function([handle, overridable, with_symbols](PythonArgument x, Object<Arguments>... arguments) {
       if (may_be_overridden(x, arguments...)) {
         const auto overrides = py::module_::import("torch.overrides");
         const auto relevant = py::make_tuple(x, arguments...);
         if (overrides.attr("has_torch_function")(relevant).template cast<bool>()) {
           return py::object(overrides.attr("handle_torch_function")(overridable, relevant, x, arguments...));
+        }
+        if ((is_symbol(arguments) || ...)) {
+          return py::object(with_symbols(x, arguments...));
         }
       }
       return call(handle, std::index_sequence_for<Arguments...>(), x, arguments...);
@@ -188,12 +260,12 @@ struct Caller {
   static py::object call(
       const Handle& handle, std::index_sequence<Positions...>, PythonArgument x, Object<Arguments>... objects) {
     HANDLE_TH_ERRORS
-    const at::Tensor& tensor = Argument<at::Tensor>::read({handle, 0}, x);
-    const std::tuple<decltype(Argument<Arguments>::read({handle, 0}, objects))...> arguments{
-        Argument<Arguments>::read({handle, Positions + 1}, objects)...};
+    const at::Tensor& tensor = Argument<at::Tensor>::read({handle, 0, nullptr}, x);
+    const std::tuple<decltype(Argument<Arguments>::read({handle, 0, &tensor}, objects))...> arguments{
+        Argument<Arguments>::read({handle, Positions + 1, &tensor}, objects)...};
     const auto y = [&] {
       const py::gil_scoped_release no_gil;
-      return handle.call(tensor, std::get<Positions>(arguments)...);
+      return handle.call(tensor, passed(std::get<Positions>(arguments))...);
     }();
     return py::reinterpret_steal<py::object>(THPVariable_Wrap(y));
     END_HANDLE_TH_ERRORS_PYBIND
@@ -201,19 +273,21 @@ struct Caller {
 };
 
 template <typename... Callers>
-py::object first_match(const c10::OperatorHandle& op, const py::object& overridable) {
+py::object first_match(const c10::OperatorHandle& op, const py::object& overridable, const py::object& with_symbols) {
   py::object result;
-  const bool found = ((Callers::matches(op.schema()) && (result = Callers::make(op, overridable), true)) || ...);
+  const bool found =
+      ((Callers::matches(op.schema()) && (result = Callers::make(op, overridable, with_symbols), true)) || ...);
   TORCH_CHECK(found, "no eager call is written for the signature ", op.schema());
   return result;
 }
 
-py::object function(const std::string& name, const py::object& overridable) {
+py::object function(const std::string& name, const py::object& overridable, const py::object& with_symbols) {
   HANDLE_TH_ERRORS
   const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(("ste::" + name).c_str(), "");
   return first_match<
-      Caller<>, Caller<double>, Caller<at::Scalar, at::Scalar>, Caller<at::Tensor, at::Tensor>,
-      Caller<at::Tensor, std::optional<at::Tensor>, c10::SymInt, c10::SymInt, double>>(op, overridable);
+      Caller<>, Caller<at::Scalar>, Caller<at::Scalar, at::Scalar>, Caller<at::Tensor, at::Tensor>,
+      Caller<Parameter, std::optional<at::Tensor>, c10::SymInt, c10::SymInt, at::Scalar, c10::string_view>>(
+      op, overridable, with_symbols);
   END_HANDLE_TH_ERRORS_PYBIND
 }
 
@@ -221,6 +295,7 @@ py::object function(const std::string& name, const py::object& overridable) {
 
 PYBIND11_MODULE(_C, module) {
   module.def(
-      "function", &function, py::arg("name"), py::arg("overridable"),
-      "The eager call of the op `name`; `overridable` is the function that __torch_function__ is told of.");
+      "function", &function, py::arg("name"), py::arg("overridable"), py::arg("with_symbols"),
+      "The eager call of the op `name`; `overridable` is the function that __torch_function__ is told of, and "
+      "`with_symbols` what is called where a number is a symbol.");
 }

@@ -79,20 +79,18 @@ at::Tensor ternary_sign_eager(const at::Tensor& x) {
   return cpu::is_dense(x) ? cpu::ternary_sign(x) : at::sign(x);
 }
 
-at::Tensor binary_sign_composite(const at::Tensor& x, double low) {
-  check_value("binary_sign_ste", "low", low, x);
-  // torch 2.6 makes no tensor of a number that its dtype does not hold.
-  const auto lower = bound_in_dtype("binary_sign_ste", "low", low, x);
+at::Tensor binary_sign_composite(const at::Tensor& x, const at::Scalar& low) {
+  // In x's dtype: torch 2.6 makes no tensor of a number that the dtype does not hold.
+  const auto lower = value_in_dtype("binary_sign_ste", "low", low, x);
   return at::where(x.ge(0), at::scalar_tensor(1, x.options()), at::scalar_tensor(lower, x.options()));
 }
 
-at::Tensor binary_sign_eager(const at::Tensor& x, double low) {
+at::Tensor binary_sign_eager(const at::Tensor& x, const at::Scalar& low) {
   const auto* const kernels = kernels_for(x);
-  if (kernels == nullptr) {
+  if (kernels == nullptr || low.isSymbolic()) {
     return binary_sign_composite(x, low);
   }
-  check_value("binary_sign_ste", "low", low, x);
-  return kernels->binary_sign(x, at::isFloatingType(x.scalar_type()) ? at::Scalar(low) : static_cast<int64_t>(low));
+  return kernels->binary_sign(x, value_in_dtype("binary_sign_ste", "low", low, x));
 }
 
 struct ScalarBounds {
@@ -137,7 +135,7 @@ TORCH_LIBRARY_FRAGMENT(ste, library) {
   Op<StraightThrough, trunc, to_integer<trunc, cpu::Integer::toward_zero>>::define(
       library, "trunc_ste(Tensor x) -> Tensor");
   Op<StraightThrough, binary_sign_composite, binary_sign_eager>::define(
-      library, "binary_sign_ste(Tensor x, float low=0.0) -> Tensor");
+      library, "binary_sign_ste(Tensor x, Scalar low=0.0) -> Tensor");
   Op<StraightThrough, ternary_sign_composite, ternary_sign_eager>::define(
       library, "ternary_sign_ste(Tensor x) -> Tensor");
   Op<StraightThrough, scalar_clamp_composite, scalar_clamp_eager>::define(

@@ -420,17 +420,14 @@ at::Tensor binary_sign(const at::Tensor& x, const at::Scalar& low) {
   return elementwise(with_rest(loops(x.scalar_type()).binary_sign, write_of(x), number(low)), x);
 }
 
-at::Tensor fake_quantize(
-    const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, int64_t quant_min, int64_t quant_max) {
-  const Ends ends{static_cast<double>(quant_min), static_cast<double>(quant_max)};
+at::Tensor fake_quantize(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, const Ends& ends) {
   const auto loop = with_rest(loops(x.scalar_type()).fake_quantize, write_of(x), ends);
   return elementwise(loop, x, scale, zero_point);
 }
 
 std::array<at::Tensor, 3> fake_quantize_backward(
-    const at::Tensor& g, const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, int64_t quant_min,
-    int64_t quant_max, double grad_scale, const std::array<bool, 3>& needed) {
-  const Ends ends{static_cast<double>(quant_min), static_cast<double>(quant_max)};
+    const at::Tensor& g, const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, const Ends& ends,
+    double grad_scale, const std::array<bool, 3>& needed) {
   const auto loop = [loop = loops(x.scalar_type()).fake_quantize_backward, ends](
                         char* const* data, const int64_t* strides, int64_t size0, int64_t size1,
                         const Output* outputs) { loop(data, strides, size0, size1, outputs, ends); };

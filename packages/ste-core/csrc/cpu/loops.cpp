@@ -1081,7 +1081,7 @@ class Sum {
 };
 
 // A row with one scale and one zero point: the gradient to x, and the sums of those to the others.
-template <typename T, bool has_x, bool has_scale, bool has_zero_point>
+template <typename T, Inside inside, bool has_x, bool has_scale, bool has_zero_point>
 void fake_quantize_backward_row(
     char* to_x, char* to_scale, char* to_zero_point, const char* g_row, const char* x_row,
     const element::Grid<Wide<T>>& grid, int64_t size) {
@@ -1095,10 +1095,10 @@ void fake_quantize_backward_row(
     Sum<W> of_zero_point;
     const auto take = [&](const T* from, const Four<W>& scaled, T* result) C10_ALWAYS_INLINE_ATTRIBUTE {
       const auto gs = load_four(from);
-      const auto a = element::fake_quantize_backward_scaled(gs.a, scaled.a, grids);
-      const auto b = element::fake_quantize_backward_scaled(gs.b, scaled.b, grids);
-      const auto c = element::fake_quantize_backward_scaled(gs.c, scaled.c, grids);
-      const auto d = element::fake_quantize_backward_scaled(gs.d, scaled.d, grids);
+      const auto a = element::fake_quantize_backward_scaled<inside>(gs.a, scaled.a, grids);
+      const auto b = element::fake_quantize_backward_scaled<inside>(gs.b, scaled.b, grids);
+      const auto c = element::fake_quantize_backward_scaled<inside>(gs.c, scaled.c, grids);
+      const auto d = element::fake_quantize_backward_scaled<inside>(gs.d, scaled.d, grids);
       if constexpr (has_x) {
         store_kept(from, {a.is_inside, b.is_inside, c.is_inside, d.is_inside}, result);
       }
@@ -1147,18 +1147,18 @@ void fake_quantize_backward_row(
 }
 
 template <typename T>
-using BackwardRow = decltype(&fake_quantize_backward_row<T, true, true, true>);
+using BackwardRow = decltype(&fake_quantize_backward_row<T, Inside::rounded, true, true, true>);
 
-template <typename T, size_t... needed>
+template <typename T, Inside inside, size_t... needed>
 BackwardRow<T> choose_row(std::index_sequence<needed...>, size_t choice) {
   static constexpr std::array<BackwardRow<T>, sizeof...(needed)> rows{
-      &fake_quantize_backward_row<T, (needed & 1) != 0, (needed & 2) != 0, (needed & 4) != 0>...};
+      &fake_quantize_backward_row<T, inside, (needed & 1) != 0, (needed & 2) != 0, (needed & 4) != 0>...};
   return rows[choice];
 }
 
-template <typename T>
+template <typename T, Inside inside>
 void fake_quantize_backward(
-    char* const* data, const int64_t* strides, int64_t size0, int64_t size1, const Output* outputs, Ends ends) {
+    char* const* data, const int64_t* strides, int64_t size0, int64_t size1, const Output* outputs, const Ends& ends) {
   using W = Wide<T>;
   using V = Vectorized<W>;
   const auto quant_min = static_cast<W>(ends.quant_min);
@@ -1173,7 +1173,7 @@ void fake_quantize_backward(
     for (size_t i = 0; i < 3; ++i) {
       needed |= static_cast<size_t>(outputs[i] != Output::none) << i;
     }
-    const auto row_function = choose_row<T>(std::make_index_sequence<8>(), needed);
+    const auto row_function = choose_row<T, inside>(std::make_index_sequence<8>(), needed);
     for (int64_t row = 0; row < size1; ++row) {
       const auto begin = [&](int operand) { return data[operand] + row * strides[7 + operand]; };
       const element::Grid<W> grid{at_byte<W>(begin(5), 0), at_byte<W>(begin(6), 0), quant_min, quant_max};
@@ -1186,20 +1186,28 @@ void fake_quantize_backward(
     int64_t i = 0;
     for (; i + V::size() <= size; i += V::size()) {
       const element::Grid<V> grid{V::loadu(scale + i), V::loadu(zero_point + i), V(quant_min), V(quant_max)};
-      const auto gradient = element::fake_quantize_backward(V::loadu(g + i), V::loadu(x + i), grid);
+      const auto gradient = element::fake_quantize_backward<inside>(V::loadu(g + i), V::loadu(x + i), grid);
       gradient.x.store(to_x + i);
       gradient.scale.store(to_scale + i);
       gradient.zero_point.store(to_zero_point + i);
     }
     for (; i < size; ++i) {
       const element::Grid<W> grid{scale[i], zero_point[i], quant_min, quant_max};
-      const auto gradient = element::fake_quantize_backward(g[i], x[i], grid);
+      const auto gradient = element::fake_quantize_backward<inside>(g[i], x[i], grid);
       to_x[i] = gradient.x;
       to_scale[i] = gradient.scale;
       to_zero_point[i] = gradient.zero_point;
     }
   };
   backward<T, W>(data, strides, size0, size1, outputs, block);
+}
+
+template <typename T>
+void fake_quantize_backward(
+    char* const* data, const int64_t* strides, int64_t size0, int64_t size1, const Output* outputs, Ends ends) {
+  const auto backward = ends.inside == Inside::rounded ? &fake_quantize_backward<T, Inside::rounded>
+                                                       : &fake_quantize_backward<T, Inside::scaled>;
+  backward(data, strides, size0, size1, outputs, ends);
 }
 
 template <typename T>

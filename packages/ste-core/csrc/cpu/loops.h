@@ -2,6 +2,8 @@
 // file compiles too (an inline function of this file, chosen by the linker for all, would not run everywhere).
 #pragma once
 
+#include "../ends.h"
+
 #include <c10/core/ScalarType.h>
 
 #include <cstdint>
@@ -22,12 +24,6 @@ enum class Integer { nearest, above, below, toward_zero };
 struct Number {
   double real;
   int64_t integer;
-};
-
-// The ends of a grid of integers.
-struct Ends {
-  double quant_min;
-  double quant_max;
 };
 
 // Each takes what TensorIterator passes to a loop of two dimensions.

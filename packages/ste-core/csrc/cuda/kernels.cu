@@ -82,9 +82,13 @@ std::optional<at::MemoryFormat> format_of(const at::Tensor& x) {
 }
 
 template <typename W>
-struct Ends {
+struct EndsIn {
+  explicit EndsIn(const Ends& ends)
+      : quant_min(static_cast<W>(ends.quant_min)), quant_max(static_cast<W>(ends.quant_max)), inside(ends.inside) {}
+
   W quant_min;
   W quant_max;
+  Inside inside;
 };
 
 // A pack has one channel, or one for each of its elements; and all elements are in packs.
@@ -94,7 +98,7 @@ bool fits_packs(const Extent& sizes, int pack) {
 
 template <typename T, typename W, int pack>
 __global__ __launch_bounds__(kThreads) void fake_quantize_kernel(
-    T* y, const T* x, const W* scale, const W* zero_point, Along along, int64_t size, Ends<W> ends) {
+    T* y, const T* x, const W* scale, const W* zero_point, Along along, int64_t size, EndsIn<W> ends) {
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * pack;
   if (first >= size) {
     return;
@@ -120,18 +124,18 @@ __global__ __launch_bounds__(kThreads) void fake_quantize_kernel(
 template <typename T, int pack>
 void launch_fake_quantize(
     const at::Tensor& y, const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, const Along& along,
-    int64_t quant_min, int64_t quant_max) {
+    const Ends& ends) {
   using W = at::opmath_type<T>;
   const int64_t per_block = static_cast<int64_t>(kThreads) * pack;
   const auto blocks = static_cast<unsigned int>((x.numel() + per_block - 1) / per_block);
   fake_quantize_kernel<T, W, pack><<<blocks, kThreads, 0, at::cuda::getCurrentCUDAStream()>>>(
       y.mutable_data_ptr<T>(), x.const_data_ptr<T>(), scale.const_data_ptr<W>(), zero_point.const_data_ptr<W>(), along,
-      x.numel(), Ends<W>{static_cast<W>(quant_min), static_cast<W>(quant_max)});
+      x.numel(), EndsIn<W>(ends));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 at::Tensor fake_quantize(
-    const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, int64_t quant_min, int64_t quant_max) {
+    const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, const Ends& original_ends) {
   const c10::cuda::CUDAGuard guard(x.device());
   const auto format = format_of(x);
   const auto dense = format ? along(x, scale, zero_point, *format) : std::nullopt;
@@ -142,7 +146,7 @@ at::Tensor fake_quantize(
       constexpr int pack = kPack<scalar_t>;
       const bool in_packs = are_aligned && fits_packs(dense->extent, pack);
       const auto launch = in_packs ? &launch_fake_quantize<scalar_t, pack> : &launch_fake_quantize<scalar_t, 1>;
-      launch(y, x, scale, zero_point, *dense, quant_min, quant_max);
+      launch(y, x, scale, zero_point, *dense, original_ends);
     });
     return y;
   }
@@ -156,7 +160,7 @@ at::Tensor fake_quantize(
                       .build();
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "fake_quantize", [&] {
     using W = at::opmath_type<scalar_t>;
-    const Ends<W> ends{static_cast<W>(quant_min), static_cast<W>(quant_max)};
+    const EndsIn<W> ends(original_ends);
     at::native::gpu_kernel_nocast(iterator, [ends] GPU_LAMBDA(scalar_t value, W step, W shift) -> scalar_t {
       const element::Grid<W> grid{step, shift, ends.quant_min, ends.quant_max};
       return static_cast<scalar_t>(element::fake_quantize(static_cast<W>(value), grid));
@@ -182,11 +186,12 @@ struct ClampGradient {
 
 template <typename W>
 struct FakeQuantizeGradient {
-  Ends<W> ends;
+  EndsIn<W> ends;
 
   C10_HOST_DEVICE By<W> operator()(W g, W x, W scale, W zero_point) const {
-    const auto by =
-        element::fake_quantize_backward(g, x, element::Grid<W>{scale, zero_point, ends.quant_min, ends.quant_max});
+    const element::Grid<W> grid{scale, zero_point, ends.quant_min, ends.quant_max};
+    const auto by = ends.inside == Inside::rounded ? element::fake_quantize_backward<Inside::rounded>(g, x, grid)
+                                                   : element::fake_quantize_backward<Inside::scaled>(g, x, grid);
     return {by.x, by.scale, by.zero_point};
   }
 };
@@ -289,12 +294,12 @@ std::array<at::Tensor, 3> clamp_backward(
 }
 
 std::array<at::Tensor, 3> fake_quantize_backward(
-    const at::Tensor& g, const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, int64_t quant_min,
-    int64_t quant_max, double grad_scale, const std::array<bool, 3>& needed) {
+    const at::Tensor& g, const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, const Ends& ends,
+    double grad_scale, const std::array<bool, 3>& needed) {
   const c10::cuda::CUDAGuard guard(x.device());
   return AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "fake_quantize_backward", [&] {
     using W = at::opmath_type<scalar_t>;
-    const FakeQuantizeGradient<W> gradient{{static_cast<W>(quant_min), static_cast<W>(quant_max)}};
+    const FakeQuantizeGradient<W> gradient{EndsIn<W>(ends)};
     return backward<scalar_t, W>(gradient, g, x, scale, zero_point, needed, grad_scale);
   });
 }

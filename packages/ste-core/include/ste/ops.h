@@ -8,6 +8,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/Scalar.h>
+#include <c10/util/string_view.h>
 
 #include <cstdint>
 #include <optional>
@@ -35,7 +36,7 @@ STE_API at::Tensor floor_ste(const at::Tensor& x);
 STE_API at::Tensor trunc_ste(const at::Tensor& x);
 
 /// 1 where x >= 0, and `low` elsewhere. The gradient passes unchanged.
-STE_API at::Tensor binary_sign_ste(const at::Tensor& x, double low = 0.0);
+STE_API at::Tensor binary_sign_ste(const at::Tensor& x, const at::Scalar& low = 0.0);
 
 /// -1, 0 or 1. The gradient passes unchanged.
 STE_API at::Tensor ternary_sign_ste(const at::Tensor& x);
@@ -53,9 +54,12 @@ STE_API at::Tensor tensor_clamp(const at::Tensor& x, const at::Tensor& min_val, 
 
 /// (clamp(round(x / scale) + zero_point, quant_min, quant_max) - zero_point) * scale, with gradients to x, to the scale
 /// and to the zero point (LSQ, arXiv 1902.08153; LSQ+, arXiv 2004.09576); those to the two are multiplied by
-/// `grad_scale`. The parameters broadcast to x's shape; a zero point that is not given is 0.
+/// `grad_scale`. The parameters broadcast to x's shape; a zero point that is not given is 0. `inside` says what the
+/// gradients test against the ends: "rounded", the integer; or "scaled", what it was before it was rounded, as LSQ
+/// does.
 STE_API at::Tensor fake_quantize(
-    const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point, int64_t quant_min,
-    int64_t quant_max, double grad_scale = 1.0);
+    const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point = std::nullopt,
+    int64_t quant_min = -128, int64_t quant_max = 127, const at::Scalar& grad_scale = 1.0,
+    c10::string_view inside = "rounded");
 
 }  // namespace ste

@@ -19,9 +19,25 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def _instead(op: str, name: str, expected: str, value: object) -> str:
+    """What takes a number that was given for a tensor, or a tensor that was given for a number."""
+    if isinstance(value, Tensor):
+        return "; ste.tensor_clamp_ste takes tensors" if op == "scalar_clamp_ste" else ""
+    if expected != "a Tensor" or not isinstance(value, (int, float)):
+        return ""
+    is_bound = op.startswith("tensor_clamp") and name != "x"
+    return "; ste.scalar_clamp_ste takes numbers" if is_bound else "; torch.tensor makes one of a number"
+
+
+def _wrong_type(op: str, name: str, expected: str, value: object) -> TypeError:
+    return TypeError(
+        f"{op}: {name} must be {expected}, got {type(value).__name__}{_instead(op, name, expected, value)}"
+    )
+
+
 def check_is_tensor(op: str, name: str, value: object) -> None:
     if not isinstance(value, Tensor):
-        raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
+        raise _wrong_type(op, name, "a Tensor", value)
 
 
 def check_tensor(op: str, name: str, value: Any) -> None:
@@ -41,7 +57,7 @@ def checked(op: str, x: Tensor) -> Tensor:
 
 
 def check_bounds(op: str, x: Tensor, min_val: Tensor, max_val: Tensor) -> None:
-    """Bounds live on x's device and broadcast to x's shape, never beyond it."""
+    """Bounds live on x's device (one without dimensions may be on the CPU) and broadcast to x's shape."""
     check_tensor(op, "x", x)
     for name, bound in (("min_val", min_val), ("max_val", max_val)):
         check_tensor(op, name, bound)
@@ -56,21 +72,65 @@ def check_quantization(
     quant_min: Any,
     quant_max: Any,
     grad_scale: Any = 1.0,
+    inside: Any = "rounded",
 ) -> None:
-    """X is floating; the parameters are of its dtype or float32, on its device, and broadcast to its shape."""
-    check_is_tensor(op, "x", x)
-    if x.dtype not in FLOATING:
-        raise TypeError(f"{op}: x has dtype {_name(x.dtype)}; supported are float64, float32, float16 and bfloat16")
+    """X is floating; the parameters are of its dtype or float32, and lie as bounds do."""
+    check_is_floating(op, x)
     _check_parameter(op, "scale", scale, x, frozenset())
     if zero_point is not None:
         _check_parameter(op, "zero_point", zero_point, x, _INTEGER)
     for name, end in (("quant_min", quant_min), ("quant_max", quant_max)):
         if not isinstance(end, torch.SymInt):
             integer(op, name, end)
-    if not isinstance(grad_scale, torch.SymFloat):
+    if not isinstance(grad_scale, (torch.SymInt, torch.SymFloat)):
         number(op, "grad_scale", grad_scale)
     if quant_min >= quant_max:
         raise ValueError(f"{op}: quant_min={quant_min} is not less than quant_max={quant_max}")
+    if not isinstance(quant_min, torch.SymInt) and not isinstance(quant_max, torch.SymInt):
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        if end_in_dtype(quant_min, dtype, True) > end_in_dtype(quant_max, dtype, False):
+            raise ValueError(f"{op}: no {_name(dtype)} lies between quant_min={quant_min} and quant_max={quant_max}")
+    if not isinstance(inside, str):
+        raise _wrong_type(op, "inside", "a string", inside)
+    if inside not in ("rounded", "scaled"):
+        raise ValueError(f"{op}: inside must be rounded or scaled, got {inside}")
+
+
+def check_is_floating(op: str, x: Tensor) -> None:
+    check_is_tensor(op, "x", x)
+    if x.dtype not in FLOATING:
+        raise TypeError(f"{op}: x has dtype {_name(x.dtype)}; supported are float64, float32, float16 and bfloat16")
+
+
+def end_in_dtype(end: int, dtype: torch.dtype, is_min: bool) -> float:
+    """The end of a grid in the dtype that is computed in: rounded inwards, so that nothing lies beyond it."""
+    # As TorchScript can compile it.
+    if not torch.jit.is_scripting() and isinstance(end, torch.SymInt):  # type: ignore[attr-defined]
+        return torch.sym_float(end)
+    surplus = 0
+    while abs(end) >> surplus >= 1 << (53 if dtype == torch.float64 else 24):
+        surplus += 1
+    return float(-((-end >> surplus) << surplus) if is_min else (end >> surplus) << surplus)
+
+
+def beside(parameter: Tensor, x: Tensor) -> Tensor:
+    """A parameter that has been checked, on x's device, and with no more dimensions than x."""
+    if parameter.dim() > x.dim():
+        parameter = parameter.reshape([])
+    return parameter if parameter.device == x.device else parameter.to(x.device)
+
+
+def tensor_parameter(op: str, name: str, value: Any, x: Tensor) -> Any:
+    """A parameter that may be given as a number, and then has no gradient."""
+    if isinstance(value, Tensor):
+        return value
+    if not isinstance(value, (torch.SymInt, torch.SymFloat)):
+        try:
+            value = number(op, name, value)
+        except TypeError:
+            return value
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return torch.scalar_tensor(value, dtype=dtype, device=x.device)
 
 
 def _check_parameter(op: str, name: str, parameter: Tensor, x: Tensor, others: frozenset[torch.dtype]) -> None:
@@ -84,16 +144,26 @@ def _check_parameter(op: str, name: str, parameter: Tensor, x: Tensor, others: f
 
 
 def _check_fits(op: str, name: str, parameter: Tensor, x: Tensor) -> None:
-    if parameter.device != x.device:
+    if parameter.device != x.device and not (parameter.dim() == 0 and parameter.is_cpu):
         raise RuntimeError(f"{op}: {name} is on {parameter.device}, but x is on {x.device}")
     check_broadcast(op, name, parameter.shape, x.shape)
 
 
 def check_broadcast(op: str, name: str, bound: Sequence[int], x: Sequence[int]) -> None:
-    """The bound's shape broadcasts to x's."""
-    trailing = x[len(x) - len(bound) :] if len(bound) <= len(x) else ()
-    if len(trailing) != len(bound) or any(b != s and b != 1 for b, s in zip(bound, trailing)):
-        raise RuntimeError(f"{op}: {name} of shape {list(bound)} does not broadcast to x's shape {list(x)}")
+    """The bound's shape broadcasts to x's; one element does to any."""
+    trailing = x[len(x) - len(bound) :] if len(bound) <= len(x) else [1] * len(bound)
+    if any(b != s and b != 1 for b, s in zip(bound, trailing)):
+        message = f"{op}: {name} of shape {list(bound)} does not broadcast to x's shape {list(x)}"
+        raise RuntimeError(message + _hint(name, bound, x))
+
+
+def _hint(name: str, parameter: Sequence[int], x: Sequence[int]) -> str:
+    """How a parameter of one dimension would have to lie, for those who meant another dimension of x than the last."""
+    if len(parameter) != 1 or not all(type(size) is int for size in (*parameter, *x)) or parameter[0] not in x:
+        return ""
+    dim = list(x).index(parameter[0])
+    shape = [parameter[0], *[1] * (len(x) - dim - 1)]
+    return f"; for one {name} to each channel of dimension {dim}: shape {shape}"
 
 
 def _index(value: Any) -> int | None:
@@ -126,15 +196,17 @@ def number(op: str, name: str, value: Any) -> int | float:
             return float(value)
         except TypeError:
             pass
-    raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
+    raise _wrong_type(op, name, "a number", value)
 
 
 def integer(op: str, name: str, value: Any) -> int:
-    """A Python or NumPy integer that int64 holds."""
+    """A Python or NumPy integer that int64 holds, or what :func:`ste.max_int` returns: one, in a tensor on the CPU."""
+    if isinstance(value, Tensor) and value.is_cpu and value.numel() == 1 and value.dtype in _INTEGER:
+        return int(value)
     whole = _index(value)
     if whole is not None and _INT64.min <= whole <= _INT64.max:
         return whole
-    raise TypeError(f"{op}: {name} must be an integer of 64 bits, got {type(value).__name__}")
+    raise _wrong_type(op, name, "an integer of 64 bits", value)
 
 
 def scalar_bound(op: str, name: str, value: Any, x: Tensor) -> int | float | torch.SymInt | torch.SymFloat:
@@ -180,12 +252,13 @@ def tensor_bound(bound: Tensor, dtype: torch.dtype, *, is_min: bool) -> Tensor:
     return bound.to(torch.int64).clamp(info.min, info.max).to(dtype)
 
 
-def exact_value(op: str, name: str, value: Any, x: Tensor) -> float:
+def exact_value(op: str, name: str, value: Any, x: Tensor) -> int | float | torch.SymInt | torch.SymFloat:
     """A value that has to be represented exactly when x is an integer tensor; of a floating x, as `scalar_bound`."""
-    exact = float(number(op, name, value))
-    if x.is_floating_point():
-        return _rounded(exact, torch.finfo(x.dtype))
+    if isinstance(value, (torch.SymInt, torch.SymFloat)) or x.is_floating_point():
+        return scalar_bound(op, name, value, x)
+    exact = number(op, name, value)
     info = torch.iinfo(x.dtype)
-    if not (math.isfinite(exact) and exact.is_integer() and info.min <= exact <= info.max):
-        raise ValueError(f"{op}: {name}={exact:g} has no {_name(x.dtype)} value")
-    return exact
+    if isinstance(exact, float) and not exact.is_integer() or not info.min <= exact <= info.max:
+        shown = f"{exact:g}" if isinstance(exact, float) else exact
+        raise ValueError(f"{op}: {name}={shown} has no {_name(x.dtype)} value")
+    return int(exact)

@@ -35,6 +35,8 @@ def batch_first(
                 arg = arg.movedim(dim, 0)
                 for _ in range(len(shape) - (arg.dim() - 1)):
                     arg = arg.unsqueeze(1)
+                if arg.dim() - 1 > len(shape):  # of one element
+                    arg = arg.reshape(batch_size, *[1] * len(shape))
         batched.append(arg)
     return batched
 

@@ -7,7 +7,7 @@ Why not the Function alone: torch.compile of torch.func.grad, vmap(grad), jvp or
 zeros and no error, refuses one that has a jvp, and a Function exports as its forward, without its gradient.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,31 +27,33 @@ from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ste._arguments import check_is_tensor, integer, number
 from ste._batching import batch_first
+from ste._schema import Argument
 from ste.autograd_ops import _StraightThrough, without_gradient_to_bounds
 
 _library = torch.library.Library("ste", "FRAGMENT")
 _PLAIN_TENSORS = frozenset((Tensor, torch.nn.Parameter))
-_PLAIN = _PLAIN_TENSORS | {float, int, type(None)}
+_PLAIN = _PLAIN_TENSORS | {float, int, str, type(None)}
 
 
-def eager_function(name: str, overridable: Callable[..., Tensor], function: type[Function]) -> Callable[..., Tensor]:
-    """The eager call of an op, which this also defines.
+def eager_function(
+    overridable: Callable[..., Tensor],
+    function: type[Function],
+    arguments: Sequence[Argument],
+    boxed: Callable[..., Any],
+) -> Callable[..., Tensor]:
+    """The eager call of an op.
 
     Args:
-        name: The op.
         overridable: The function that ``__torch_function__`` is told of.
         function: The op's autograd class.
+        arguments: Those of the op.
+        boxed: Calls the op through the dispatcher.
     """
-    if not hasattr(torch.ops.ste, name):  # another package may have loaded ste-core's library by itself
-        _define(name, function)
-    op = getattr(torch.ops.ste, name).default
     # Function.apply binds default arguments with inspect.signature at every call, and costs 11 times torch.round; the
     # C++ method behind it 4 times.
     apply = super(Function, function).apply  # type: ignore[misc]
-    tensors = [argument for argument in op._schema.arguments if isinstance(argument.type, torch.TensorType)]
-    has_bounds = issubclass(function, _StraightThrough) and len(tensors) > 1
+    has_bounds = issubclass(function, _StraightThrough) and [kind for _, kind in arguments].count("tensor") > 1
 
     def eager(*args: Any) -> Any:
         if (
@@ -64,7 +66,7 @@ def eager_function(name: str, overridable: Callable[..., Tensor], function: type
             return apply(*args)
         if has_torch_function(args):
             return handle_torch_function(overridable, args, *args)
-        return op(*_read(name, op, args))
+        return boxed(*args)
 
     # The same for three tensors, at less cost; the bounds get no gradient.
     def eager_between(x: Any, min_val: Any, max_val: Any) -> Any:
@@ -85,20 +87,10 @@ def eager_function(name: str, overridable: Callable[..., Tensor], function: type
     return eager_between if has_bounds else eager
 
 
-def _read(name: str, op: Any, args: tuple[Any, ...]) -> list[Any]:
-    """The arguments as the dispatcher takes them. Its own error would be in other words than the native backend's."""
-    read = []
-    for argument, value in zip(op._schema.arguments, args):
-        if isinstance(argument.type, (torch.TensorType, torch.OptionalType)):
-            if not (value is None and isinstance(argument.type, torch.OptionalType)):
-                check_is_tensor(name, argument.name, value)
-        elif not isinstance(value, (torch.SymInt, torch.SymFloat)):
-            value = (integer if isinstance(argument.type, torch.IntType) else number)(name, argument.name, value)
-        read.append(value)
-    return read
-
-
-def _define(name: str, function: type[Function]) -> None:
+def define(name: str, function: type[Function]) -> None:
+    """Define an op."""
+    if hasattr(torch.ops.ste, name):  # another package may have loaded ste-core's library by itself
+        return
     composite = getattr(function, "decomposition", function.forward)
     schema = torch.library.infer_schema(function.forward, mutates_args=())
     _library.define(f"{name}{schema}", tags=(torch.Tag.pointwise, torch.Tag.pt2_compliant_tag))

@@ -7,16 +7,16 @@ from typing import Any, ParamSpec
 import torch
 import wrapt
 from torch import Tensor
-from torch.autograd import Function
 from torch.jit._builtins import _register_builtin
 
 from ste import _fallback
 from ste._backend import native
+from ste._schema import arguments_of, read, read_by_dynamo
 
 P = ParamSpec("P")
 
 
-def implement(public: Callable[P, Tensor], function: type[Function]) -> Callable[P, Tensor]:
+def implement(public: Callable[P, Tensor], function: Any) -> Callable[P, Tensor]:
     """What `public` calls in eager mode: one callable, with all of its arguments by position.
 
     Args:
@@ -24,8 +24,24 @@ def implement(public: Callable[P, Tensor], function: type[Function]) -> Callable
         function: The op's autograd class.
     """
     name = public.__name__
-    eager = _fallback.eager_function(name, public, function) if native is None else native.function(name, public)
+    if native is None:
+        _fallback.define(name, function)
     op = getattr(torch.ops.ste, name).default
+    arguments = arguments_of(op)
+
+    def boxed(*args: Any) -> Any:
+        return op(*read(name, arguments, args))
+
+    eager = (
+        _fallback.eager_function(public, function, arguments, boxed)
+        if native is None
+        else native.function(name, public, boxed)
+    )
+
+    def traced(*args: Any) -> Any:
+        return op(*read_by_dynamo(arguments, args))
+
+    function.traced = staticmethod(traced)
 
     # TorchScript compiles a call of it as a call of the op.
     _register_builtin(eager, f"ste::{name}")
@@ -33,9 +49,6 @@ def implement(public: Callable[P, Tensor], function: type[Function]) -> Callable
     # Dynamo traces the op in its place. Importing torch._dynamo takes 1.5 s, so this waits until somebody needs it.
     @wrapt.when_imported("torch._dynamo")
     def substitute(_: ModuleType) -> None:
-        def traced(*args: Any) -> Any:
-            return op(*args)
-
         torch.compiler.substitute_in_graph(eager, skip_signature_check=True)(traced)
 
     # For torch.onnx.export(dynamo=False). The other exporter decomposes the op.

@@ -1,29 +1,34 @@
 """The ops as :class:`torch.autograd.Function` classes: the pure-Python backend.
 
 They are always importable and usable through ``.apply``, whatever backend the functions of :mod:`ste` run on, and they
-support ``torch.func``, ``vmap`` and forward-mode AD. The functions (:func:`ste.round_ste` and so on) are what to call:
-they are cheaper, take keyword arguments, and work under ``torch.compile``, which refuses a Function that supports
-forward-mode AD.
+support ``torch.func``, ``vmap`` and forward-mode AD. ``torch.compile`` sees the op in their place. The functions
+(:func:`ste.round_ste` and so on) are what to call: they are cheaper, and take keyword arguments.
 """
 
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active
 from torch.autograd import Function, forward_ad
+from torch.autograd.function import FunctionMeta
 
 from ste._arguments import (
     FLOATING,
+    beside,
     check_bounds,
+    check_is_floating,
     check_quantization,
     checked,
+    end_in_dtype,
     exact_value,
+    integer,
     scalar_bound,
     tensor_bound,
+    tensor_parameter,
 )
 from ste._batching import batch_first
 
@@ -41,23 +46,52 @@ __all__ = [
 ]
 
 
-class _ElementwiseFunction(Function):
-    """A Function of x and of what broadcasts to x's shape."""
+class _OpMeta(FunctionMeta):
+    """Makes the classes ones that Dynamo does not take for Functions.
+
+    It looks into a Function, and torch.func.grad over what it finds there is zero, without an error. Other classes it
+    calls as they are written, and so it comes to `apply`.
+    """
+
+
+class _ElementwiseFunction(Function, metaclass=_OpMeta):
+    """A Function of x and of what broadcasts to x's shape.
+
+    Attributes:
+        traced: The op, as compilers call it.
+    """
+
+    traced: ClassVar[Callable[..., Tensor]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+
+        # A function and not a method: of a bound method Dynamo sees whose it is, and that it is a Function.
+        def apply(*args: Any) -> Any:
+            if torch.compiler.is_dynamo_compiling():
+                return cls.traced(*args)
+            return super(_ElementwiseFunction, cls).apply(*cls.differentiated(*args))  # type: ignore[no-untyped-call]
+
+        cls.apply = staticmethod(apply)  # type: ignore[method-assign, assignment]
+
+    @staticmethod
+    def differentiated(*args: Any) -> tuple[Any, ...]:
+        """The arguments, without gradients to those that get none."""
+        return args
 
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
         op = cls.__name__.removesuffix("_fn")
         batched = batch_first(op, cls.forward, info.batch_size, in_dims, args)
-        return cls.apply(*batched), 0  # type: ignore[no-untyped-call]
+        return cls.apply(*batched), 0
 
 
 class _StraightThrough(_ElementwiseFunction):
     """The gradient to x is the gradient that comes in; every other argument gets None."""
 
-    @classmethod
-    def apply(cls, *args: Any) -> Tensor:
-        result: Tensor = super().apply(*without_gradient_to_bounds(*args))  # type: ignore[no-untyped-call]
-        return result
+    @staticmethod
+    def differentiated(*args: Any) -> tuple[Any, ...]:
+        return without_gradient_to_bounds(*args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -145,13 +179,14 @@ class binary_sign_ste_fn(_StraightThrough):
     """Autograd class of :func:`ste.binary_sign_ste`."""
 
     @staticmethod
-    def forward(x: Tensor, low: float = 0.0) -> Tensor:
+    def forward(x: Tensor, low: torch.types.Number = 0.0) -> Tensor:
         checked("binary_sign_ste", x)
         low = exact_value("binary_sign_ste", "low", low, x)
-        if low == 0 and math.copysign(1, low) > 0:
+        is_symbol = isinstance(low, (torch.SymInt, torch.SymFloat))  # whose value is not to be looked at
+        if not is_symbol and low == 0 and math.copysign(1, low) > 0:
             return (x >= 0).to(x.dtype)
-        y = torch.where(x >= 0, torch.scalar_tensor(1, dtype=x.dtype, device=x.device), low)
-        return y if y.dtype == x.dtype else y.to(x.dtype)
+        one, lower = (torch.scalar_tensor(value, dtype=x.dtype, device=x.device) for value in (1, low))
+        return torch.where(x >= 0, one, lower)
 
     @staticmethod
     def symbolic(g: Any, x: Any, low: Any = 0.0) -> Any:
@@ -215,7 +250,7 @@ class tensor_clamp_fn(_ElementwiseFunction):
         widest = _widest(x, min_val, max_val)
 
         def bound_gradient(mask: Tensor, bound: Tensor) -> Tensor:
-            return torch.where(mask, g, 0).to(widest).sum_to_size(bound.shape).to(bound.dtype)
+            return _sum_to(bound, torch.where(mask, g, 0).to(widest))
 
         needs_x, needs_min, needs_max = ctx.needs_input_grad
         return (
@@ -230,13 +265,14 @@ class tensor_clamp_fn(_ElementwiseFunction):
         is_x, is_min, is_max = _owners(x, min_val, max_val)
         zero = torch.zeros((), dtype=x.dtype, device=x.device)
         tangent = torch.where(is_x, zero if x_tangent is None else x_tangent, zero)
-        tangent = torch.where(is_min, zero if min_tangent is None else min_tangent, tangent)
-        return torch.where(is_max, zero if max_tangent is None else max_tangent, tangent).to(x.dtype)
+        tangent = torch.where(is_min, zero if min_tangent is None else beside(min_tangent, x), tangent)
+        return torch.where(is_max, zero if max_tangent is None else beside(max_tangent, x), tangent).to(x.dtype)
 
     @staticmethod
     def decomposition(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
         """The same values and the same gradients from operations of torch alone, at every level of every transform."""
         check_bounds("tensor_clamp", x, min_val, max_val)
+        min_val, max_val = beside(min_val, x), beside(max_val, x)
         if not x.is_floating_point() or not _may_be_differentiated(x, min_val, max_val):
             return _clamp_by_extrema(x, *_tensor_bounds(x, min_val, max_val))
         is_x, is_min, is_max = _owners(x, min_val, max_val)
@@ -261,81 +297,114 @@ class fake_quantize_fn(_ElementwiseFunction):
 
     @staticmethod
     def forward(
-        x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, grad_scale: float = 1.0
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None = None,
+        quant_min: int = -128,
+        quant_max: int = 127,
+        grad_scale: torch.types.Number = 1.0,
+        inside: str = "rounded",
     ) -> Tensor:
-        check_quantization("fake_quantize", x, scale, zero_point, quant_min, quant_max, grad_scale)
-        return _Grid(x, scale, zero_point, quant_min, quant_max).values().to(x.dtype)
+        return _checked_grid(x, scale, zero_point, quant_min, quant_max, grad_scale, inside).values().to(x.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.ends, ctx.grad_scale = inputs[3:5], inputs[5]
-        ctx.save_for_backward(*inputs[:3])
-        ctx.save_for_forward(*inputs[:3])
+        x, scale, zero_point, *ctx.rest = inputs
+        scale = tensor_parameter("fake_quantize", "scale", scale, x)
+        ctx.save_for_backward(x, scale, zero_point)
+        ctx.save_for_forward(x, scale, zero_point)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, zero_point = ctx.saved_tensors
-        grid = _Grid(x, scale, zero_point, *ctx.ends)
+        *ends, grad_scale, inside = ctx.rest
+        grid = _Grid(x, scale, zero_point, *ends, inside)
         wide = g.to(grid.dtype)
-        grad_scale: float = ctx.grad_scale
-
-        def parameter_gradient(change: Tensor, parameter: Tensor) -> Tensor:
-            return (change.sum_to_size(parameter.shape) * grad_scale).to(parameter.dtype)
-
         needs_x, needs_scale, needs_zero_point = ctx.needs_input_grad[:3]
         return (
             torch.where(grid.is_inside, g, 0) if needs_x else None,
-            parameter_gradient(wide * grid.slope_to_scale(zero_point, grad_scale), scale) if needs_scale else None,
-            parameter_gradient(wide * grid.slope_to_zero_point(scale, grad_scale), zero_point)
+            _sum_to(scale, wide * grid.slope_to_scale(zero_point, grad_scale), grad_scale) if needs_scale else None,
+            _sum_to(zero_point, wide * grid.slope_to_zero_point(scale, grad_scale), grad_scale)
             if needs_zero_point
             else None,
-            *(None, None, None),
+            *(None, None, None, None),
         )
 
     @staticmethod
     def jvp(ctx: Any, x_tangent: Any, scale_tangent: Any, zero_point_tangent: Any, *_: Any) -> Tensor:
         x, scale, zero_point = ctx.saved_tensors
-        grid = _Grid(x, scale, zero_point, *ctx.ends)
+        *ends, grad_scale, inside = ctx.rest
+        grid = _Grid(x, scale, zero_point, *ends, inside)
         tangent = torch.where(grid.is_inside, 0 if x_tangent is None else x_tangent.to(grid.dtype), grid.zero)
         if scale_tangent is not None:
-            tangent = tangent + grid.slope_to_scale(zero_point, ctx.grad_scale) * (scale_tangent * ctx.grad_scale)
+            change = beside(scale_tangent, x) * grad_scale
+            tangent = tangent + grid.slope_to_scale(zero_point, grad_scale) * change
         if zero_point_tangent is not None:
-            change = zero_point_tangent * ctx.grad_scale
-            tangent = tangent + grid.slope_to_zero_point(scale, ctx.grad_scale) * change
+            change = beside(zero_point_tangent, x) * grad_scale
+            tangent = tangent + grid.slope_to_zero_point(scale, grad_scale) * change
         return tangent.to(x.dtype)
 
     @staticmethod
     def decomposition(
-        x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, grad_scale: float = 1.0
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None = None,
+        quant_min: int = -128,
+        quant_max: int = 127,
+        grad_scale: torch.types.Number = 1.0,
+        inside: str = "rounded",
     ) -> Tensor:
         """The same values and the same gradients from operations of torch alone, at every level of every transform."""
-        check_quantization("fake_quantize", x, scale, zero_point, quant_min, quant_max, grad_scale)
-        grid = _Grid(x, scale, zero_point, quant_min, quant_max, _clamp_between_integers)
+        grid = _checked_grid(
+            x, scale, zero_point, quant_min, quant_max, grad_scale, inside, clamp=_clamp_between_numbers
+        )
         y = grid.values()
         parameters = (scale,) if zero_point is None else (scale, zero_point)
         if _may_be_differentiated(x, *parameters):
-            # Zeros, the gradient of which is the op's. They are subtracted, since that keeps the sign of a zero.
-            zeros = _zero_with_gradient_to(x, grid.is_inside, grid.dtype)
-            to_scale = _zero_with_gradient_to(scale, scale.detach().isfinite(), grid.dtype) * grad_scale
-            zeros = zeros + grid.slope_to_scale(zero_point, grad_scale) * to_scale
+            # Zeros, the gradient of which is the op's.
+            change = torch.where(grid.is_inside, _zero_with_gradient_to(x, grid.dtype), 0)
+            to_scale = _zero_with_gradient_to(beside(scale, x), grid.dtype) * grad_scale
+            change = change + grid.slope_to_scale(zero_point, grad_scale) * to_scale
             if zero_point is not None:
-                is_finite = zero_point.detach().isfinite()
-                to_zero_point = _zero_with_gradient_to(zero_point, is_finite, grid.dtype) * grad_scale
-                zeros = zeros + grid.slope_to_zero_point(scale.detach(), grad_scale) * to_zero_point
-            y = y - zeros
+                to_zero_point = _zero_with_gradient_to(beside(zero_point, x), grid.dtype) * grad_scale
+                change = change + grid.slope_to_zero_point(scale.detach(), grad_scale) * to_zero_point
+            # Where a slope is not finite the change is NaN, and so it is not added itself. Twice subtracted, 0 keeps the
+            # sign of a zero.
+            y = y - (0 - _zero_with_gradient_to(change, grid.dtype))
         return y.to(x.dtype)
 
     @staticmethod
     def symbolic(
-        g: Any, x: Any, scale: Any, zero_point: Any, quant_min: Any, quant_max: Any, grad_scale: Any = 1.0
+        g: Any, x: Any, scale: Any, zero_point: Any, quant_min: Any, quant_max: Any, grad_scale: Any, inside: Any
     ) -> Any:
         dtype = 11 if x.type().scalarType() == "Double" else 1  # as ONNX numbers double and float
-        x_wide, scale, low, high = (g.op("Cast", value, to_i=dtype) for value in (x, scale, quant_min, quant_max))
+        x_wide, scale = (g.op("Cast", value, to_i=dtype) for value in (x, scale))
+        computed = torch.float64 if dtype == 11 else torch.float32
+        low, high = (
+            g.op("Constant", value_t=torch.tensor(end_in_dtype(end.node()["value"], computed, is_min)).to(computed))
+            for end, is_min in ((quant_min, True), (quant_max, False))
+        )
         is_none = zero_point.type().kind() == "NoneType"
         zero_point = g.op("Cast", g.op("Constant", value_t=torch.tensor(0)) if is_none else zero_point, to_i=dtype)
         rounded = g.op("Add", g.op("Round", g.op("Div", x_wide, scale)), zero_point)
         q = g.op("Min", g.op("Max", rounded, low), high)
         return g.op("CastLike", g.op("Mul", g.op("Sub", q, zero_point), scale), x)
+
+
+def _checked_grid(
+    x: Tensor,
+    scale: Any,
+    zero_point: Tensor | None,
+    quant_min: Any,
+    quant_max: Any,
+    grad_scale: Any,
+    inside: Any,
+    **how: Any,
+) -> "_Grid":
+    check_is_floating("fake_quantize", x)
+    scale = tensor_parameter("fake_quantize", "scale", scale, x)
+    check_quantization("fake_quantize", x, scale, zero_point, quant_min, quant_max, grad_scale, inside)
+    return _Grid(x, scale, zero_point, quant_min, quant_max, inside, **how)
 
 
 class _Grid:
@@ -345,7 +414,7 @@ class _Grid:
         dtype: float64 for x of that dtype, else float32.
         scaled: x / scale.
         q: The integer, between the ends.
-        is_inside: Whether it was between the ends before it was clamped.
+        is_inside: Whether it was between the ends before it was clamped; or, if told so, before it was rounded.
         zero: As a tensor.
     """
 
@@ -354,24 +423,37 @@ class _Grid:
         x: Tensor,
         scale: Tensor,
         zero_point: Tensor | None,
-        quant_min: int,
-        quant_max: int,
+        quant_min: Any,
+        quant_max: Any,
+        inside: str,
+        *,
         clamp: Callable[..., Tensor] = torch.clamp,
     ) -> None:
         self.dtype = torch.promote_types(x.dtype, torch.float32)
-        self.scale = scale.detach().to(self.dtype)
-        self.zero_point = None if zero_point is None else zero_point.detach().to(self.dtype)
+        self._inside = inside
+        self.scale = beside(scale.detach(), x).to(self.dtype)
+        self.zero_point = None if zero_point is None else beside(zero_point.detach(), x).to(self.dtype)
         self.scaled = x.detach().to(self.dtype) / self.scale
-        rounded = torch.round(self.scaled)
-        shifted = rounded if self.zero_point is None else rounded + self.zero_point
+        shifted = self._shift(torch.round(self.scaled))
         # There is no -0. (To add 0 gives that too, but the exporter to ONNX leaves out what adds a constant 0.)
         self._shifted = torch.where(shifted == 0, 0, shifted)
-        self._ends = quant_min, quant_max
-        self.q = clamp(self._shifted, quant_min, quant_max)
+        self._ends = self._end(quant_min, is_min=True), self._end(quant_max, is_min=False)
+        self.q = clamp(self._shifted, *self._ends)
 
     @cached_property
     def is_inside(self) -> Tensor:
-        return (self._shifted >= self._ends[0]) & (self._shifted <= self._ends[1])
+        low, high = self._ends
+        if self._inside == "rounded":
+            return (self._shifted >= low) & (self._shifted <= high)
+        exact = self._shift(self.scaled)
+        return (exact > low) & (exact < high)
+
+    def _shift(self, steps: Tensor) -> Tensor:
+        return steps if self.zero_point is None else steps + self.zero_point
+
+    def _end(self, end: Any, *, is_min: bool) -> Any:
+        whole = end if isinstance(end, torch.SymInt) else integer("fake_quantize", "quant_min", end)
+        return end_in_dtype(whole, self.dtype, is_min)
 
     @cached_property
     def zero(self) -> Tensor:
@@ -380,35 +462,35 @@ class _Grid:
     def values(self) -> Tensor:
         return self._from(self.zero_point) * self.scale
 
-    def slope_to_scale(self, zero_point: Tensor | None, grad_scale: float) -> Tensor:
+    def slope_to_scale(self, zero_point: Tensor | None, grad_scale: Any) -> Tensor:
         """The derivative by the scale, which is a function of the zero point outside of the range."""
-        outside = self._from(_with_gradient_times(grad_scale, zero_point, self.dtype))
+        outside = self._from(self._with_gradient_times(grad_scale, zero_point))
         return torch.where(self.is_inside, self._from(self.zero_point) - self.scaled, outside)
 
-    def slope_to_zero_point(self, scale: Tensor, grad_scale: float) -> Tensor:
+    def slope_to_zero_point(self, scale: Tensor, grad_scale: Any) -> Tensor:
         """The derivative by the zero point, which is a function of the scale outside of the range."""
-        return torch.where(self.is_inside, self.zero, -_with_gradient_times(grad_scale, scale, self.dtype))
+        return torch.where(self.is_inside, self.zero, -self._with_gradient_times(grad_scale, scale))
 
     def _from(self, zero_point: Tensor | None) -> Tensor:
         return self.q if zero_point is None else self.q - zero_point
 
-
-def _with_gradient_times(factor: float, parameter: Any, dtype: torch.dtype) -> Any:
-    """The parameter, to which the gradient is multiplied by a factor."""
-    if parameter is None:
-        return None
-    wide = parameter.to(dtype)
-    return wide if factor == 1 else wide.detach() + (wide - wide.detach()) * factor
-
-
-def _zero_with_gradient_to(tensor: Tensor, where: Tensor, dtype: torch.dtype) -> Tensor:
-    """0, with -1 for the derivative where told; the tensor is finite there."""
-    # Chosen twice: inside so that the gradient is 0 elsewhere, and not -0; outside for what is not finite.
-    chosen = torch.where(where, tensor, tensor.detach())
-    return torch.where(where, chosen.detach() - chosen, 0).to(dtype)
+    def _with_gradient_times(self, factor: Any, parameter: Any) -> Any:
+        """The parameter, to which the gradient is multiplied by a factor."""
+        if parameter is None:
+            return None
+        wide = beside(parameter, self.scaled).to(self.dtype)
+        if not isinstance(factor, (torch.SymInt, torch.SymFloat)) and factor == 1:
+            return wide
+        return wide.detach() - (0 - _zero_with_gradient_to(wide, self.dtype)) * factor
 
 
-def _clamp_between_integers(x: Tensor, low: int, high: int) -> Tensor:
+def _zero_with_gradient_to(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 with a derivative of 1, whatever the tensor's value is, be it NaN: of a sign that is 1 everywhere."""
+    one: Tensor = torch.ops.ste.binary_sign_ste(tensor.to(dtype), 1.0)
+    return one - 1
+
+
+def _clamp_between_numbers(x: Tensor, low: Any, high: Any) -> Tensor:
     return _clamp_by_extrema(x, *(torch.scalar_tensor(end, dtype=x.dtype, device=x.device) for end in (low, high)))
 
 
@@ -429,7 +511,16 @@ def _scalar_bounds(x: Tensor, min_val: Any, max_val: Any) -> tuple[Any, Any]:
 
 
 def _tensor_bounds(x: Tensor, min_val: Tensor, max_val: Tensor) -> tuple[Tensor, Tensor]:
-    return tensor_bound(min_val, x.dtype, is_min=True), tensor_bound(max_val, x.dtype, is_min=False)
+    return (
+        tensor_bound(beside(min_val, x), x.dtype, is_min=True),
+        tensor_bound(beside(max_val, x), x.dtype, is_min=False),
+    )
+
+
+def _sum_to(parameter: Tensor, change: Tensor, factor: Any = 1) -> Tensor:
+    """The gradient of a parameter that broadcasts, where each element of x changes by it."""
+    summed = change.sum() if parameter.dim() > change.dim() else change.sum_to_size(parameter.shape)
+    return (summed * factor).reshape(parameter.shape).to(dtype=parameter.dtype, device=parameter.device)
 
 
 def _scalar_clamp(x: Any, min_val: Any, max_val: Any) -> Tensor:
@@ -495,6 +586,7 @@ def _may_be_differentiated(*tensors: Tensor) -> bool:
 
 def _owners(x: Tensor, min_val: Tensor, max_val: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Which of the three arguments each element of the result, and so of the gradient, belongs to."""
+    min_val, max_val = beside(min_val, x), beside(max_val, x)
     is_x = (x >= min_val) & (x <= max_val)
     is_max = (x > max_val) | (min_val > max_val)
     return is_x, (x < min_val) & ~is_max, is_max

@@ -4,20 +4,38 @@ References: S. K. Esser et al., "Learned Step Size Quantization" (LSQ), 2019, ar
 "LSQ+: Improving low-bit quantization through learnable offsets and better initialization", 2020, arXiv:2004.09576.
 """
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
-from ste._arguments import check_is_tensor, check_quantization, number
+from ste._arguments import beside, check_is_tensor, check_quantization, end_in_dtype, integer, number
 from ste._implement import implement
+from ste._schema import Argument, read, read_by_dynamo
 from ste.autograd_ops import fake_quantize_fn
 from ste.ops import tensor_clamp
 from ste.ops_ste import round_ste
 
 __all__ = ["fake_quantize", "lsq_grad_scale", "quantize"]
 
+if TYPE_CHECKING:
+    Parameter: TypeAlias = Tensor | float
+    Integer: TypeAlias = int | Tensor
+else:  # TorchScript reads annotations when it compiles, and calls no op with a union.
+    Parameter, Integer = Tensor, int
+
 
 def fake_quantize(
-    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, grad_scale: float = 1.0
+    x: Tensor,
+    scale: Parameter,
+    zero_point: Tensor | None = None,
+    quant_min: Integer = -128,
+    quant_max: Integer = 127,
+    grad_scale: float = 1.0,
+    inside: str = "rounded",
+    axis: int | None = None,
 ) -> Tensor:
     r"""Quantize and dequantize, with gradients to x, to the scale and to the zero point.
 
@@ -36,34 +54,42 @@ def fake_quantize(
         \nabla_s &= \mathit{grad\_scale} \sum g \, (q - z - m \, x / s) \\
         \nabla_z &= \mathit{grad\_scale} \sum g \, (m - 1) \, s
 
-    each summed to the parameter's own shape. They are what :func:`ste.round_ste` and :func:`ste.tensor_clamp` give in
-    the composition, and of LSQ and LSQ+. So are the higher derivatives: of all the second ones, only that by the
-    scale and the zero point is not 0, outside of the range.
+    each summed to the parameter's own shape. This mask tests the rounded value, as PyTorch's and Brevitas' do; the
+    gradients are those of :func:`ste.round_ste` and :func:`ste.tensor_clamp` in the composition. LSQ tests what it was
+    before: with ``inside="scaled"``, :math:`m` is 1 where
+    :math:`\mathit{quant\_min} < x / s + z < \mathit{quant\_max}`, and the gradients are LSQ's equations 3 and 5. The
+    two differ in the outermost half step, and at 2 bits by a fifth of the gradient to the scale; the values are the
+    same. Of the second derivatives, only that by the scale and the zero point is not 0, outside of the range.
 
     float16 and bfloat16 are computed in float32 and rounded once, at the end; the sums are in float32 or wider. NaN
-    stays NaN, and infinities saturate. The scale is not looked at, which would wait for the device: where it is
-    negative, the formula holds; where it is 0 or not finite, the result is what the formula gives in IEEE arithmetic,
-    which may be NaN.
+    stays NaN, and infinities saturate. The scale's value is not checked, which would synchronize with the device: where
+    it is negative, the formula holds; where it is 0 or not finite, the result is what the formula gives in IEEE
+    arithmetic, which may be NaN. An end of the grid that the dtype does not hold is rounded inwards.
 
     Args:
         x: Any shape; float64, float32, float16 or bfloat16.
         scale: The step :math:`s`, in x's dtype or float32: x's shape, or any that broadcasts to it (one number, one for
-            each channel, or one for each group of a view).
+            each channel, or one for each group of a view). A Python number has no gradient.
         zero_point: The integer :math:`z` that stands for 0, in x's dtype, float32 or an integer dtype, and of any shape
             that broadcasts to x's. None is 0. One that is learned need not be whole.
-        quant_min: The smallest integer.
-        quant_max: The largest integer.
+        quant_min: The smallest integer; a number, or what :func:`ste.min_int` returns.
+        quant_max: The largest integer; a number, or what :func:`ste.max_int` returns.
         grad_scale: What the gradients to the scale and to the zero point are multiplied by; see
             :func:`ste.lsq_grad_scale`.
+        inside: ``"rounded"`` or ``"scaled"``: what the mask tests.
+        axis: The dimension of x along which a scale and a zero point of one dimension lie. Without it they broadcast,
+            and so lie along the last.
 
     Returns:
         Tensor of x's shape, dtype, device and memory format.
 
     Raises:
         TypeError: x, scale or zero_point is not a Tensor of a dtype as above; quant_min or quant_max is no integer;
-            grad_scale is not a number.
-        RuntimeError: A parameter does not broadcast to x's shape, or is on another device.
-        ValueError: quant_min is not less than quant_max.
+            grad_scale is not a number, or inside not a string.
+        RuntimeError: A parameter does not broadcast to x's shape, or is on another device. (Without dimensions, it may
+            be on the CPU.)
+        ValueError: quant_min is not less than quant_max; inside is another string; x has no such axis, or a parameter
+            does not fit along it.
 
     Example:
         >>> x = torch.tensor([-9.0, -0.3, 0.6, 2.5], requires_grad=True)
@@ -75,13 +101,51 @@ def fake_quantize(
         >>> x.grad, scale.grad
         (tensor([0., 1., 1., 1.]), tensor(-8.6000))
     """
-    return _fake_quantize(x, scale, zero_point, quant_min, quant_max, grad_scale)
+    if axis is not None:
+        if not torch.jit.is_scripting() and has_torch_function((x, scale, zero_point)):  # type: ignore[attr-defined]
+            arguments = (x, scale, zero_point, quant_min, quant_max, grad_scale, inside, axis)
+            result: Tensor = handle_torch_function(fake_quantize, arguments[:3], *arguments)
+            return result
+        scale = _along(axis, x, "fake_quantize", "scale", scale)
+        zero_point = None if zero_point is None else _along(axis, x, "fake_quantize", "zero_point", zero_point)
+    return _fake_quantize(x, scale, zero_point, quant_min, quant_max, grad_scale, inside)
 
 
-_fake_quantize = implement(fake_quantize, fake_quantize_fn)
+_fake_quantize: Callable[..., Tensor] = implement(fake_quantize, fake_quantize_fn)
 
 
-def quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int) -> Tensor:
+def _along(axis: int, x: Tensor, op: str, name: str, parameter: Tensor) -> Tensor:
+    """A parameter of one dimension, along a dimension of x."""
+    if not isinstance(parameter, Tensor) or parameter.dim() == 0:
+        return parameter
+    if axis < -x.dim() or axis >= x.dim():
+        raise ValueError(f"{op}: axis={axis}, but x has {x.dim()} dimension(s)")
+    if parameter.dim() != 1 or (parameter.size(0) != 1 and parameter.size(0) != x.size(axis)):
+        raise ValueError(
+            f"{op}: {name} of shape {list(parameter.shape)} does not lie along axis {axis} of x's shape {list(x.shape)}"
+        )
+    shape = [1] * x.dim()
+    shape[axis] = parameter.size(0)
+    return parameter.reshape(shape)
+
+
+_QUANTIZE_ARGUMENTS = [
+    Argument("x", "tensor"),
+    Argument("scale", "parameter"),
+    Argument("zero_point", "optional"),
+    Argument("quant_min", "integer"),
+    Argument("quant_max", "integer"),
+]
+
+
+def quantize(
+    x: Tensor,
+    scale: Parameter,
+    zero_point: Tensor | None = None,
+    quant_min: Integer = -128,
+    quant_max: Integer = 127,
+    axis: int | None = None,
+) -> Tensor:
     r"""The integers of :func:`ste.fake_quantize`, as numbers of x's dtype, with gradients.
 
     .. math::
@@ -97,9 +161,10 @@ def quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int
     Args:
         x: Any shape; float64, float32, float16 or bfloat16.
         scale: As in :func:`ste.fake_quantize`.
-        zero_point: Also.
-        quant_min: The smallest integer.
-        quant_max: The largest integer.
+        zero_point: As in :func:`ste.fake_quantize`.
+        quant_min: The smallest integer; a number, or what :func:`ste.min_int` returns.
+        quant_max: The largest integer; a number, or what :func:`ste.max_int` returns.
+        axis: As in :func:`ste.fake_quantize`.
 
     Returns:
         Tensor of x's shape, dtype, device and memory format.
@@ -114,16 +179,30 @@ def quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int
     """
     # TorchScript has checked the types, and could not compile this.
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        arguments: tuple[Any, ...] = (x, scale, zero_point, quant_min, quant_max)
+        if has_torch_function(arguments):
+            result: Tensor = handle_torch_function(quantize, arguments, *arguments, axis)
+            return result
+        if torch.compiler.is_dynamo_compiling():
+            x, scale, zero_point, quant_min, quant_max = read_by_dynamo(_QUANTIZE_ARGUMENTS, arguments)
+        else:
+            x, scale, zero_point, quant_min, quant_max = read("quantize", _QUANTIZE_ARGUMENTS, arguments)
+    if axis is not None:
+        scale = _along(axis, x, "quantize", "scale", scale)
+        zero_point = None if zero_point is None else _along(axis, x, "quantize", "zero_point", zero_point)
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
         check_quantization("quantize", x, scale, zero_point, quant_min, quant_max)
     dtype = torch.promote_types(x.dtype, torch.float32)
-    shifted = round_ste(x.to(dtype) / scale.to(dtype))
-    shifted = shifted + (torch.zeros([], dtype=dtype, device=x.device) if zero_point is None else zero_point.to(dtype))
-    low = torch.full([], quant_min, dtype=dtype, device=x.device)
-    high = torch.full([], quant_max, dtype=dtype, device=x.device)
+    shifted = round_ste(x.to(dtype) / beside(scale, x).to(dtype))
+    if zero_point is None:
+        zero_point = torch.zeros([], dtype=dtype, device=x.device)
+    shifted = shifted + beside(zero_point, x).to(dtype)
+    low = torch.full([], end_in_dtype(quant_min, dtype, True), dtype=dtype, device=x.device)
+    high = torch.full([], end_in_dtype(quant_max, dtype, False), dtype=dtype, device=x.device)
     return tensor_clamp(shifted, low, high).to(x.dtype)
 
 
-def lsq_grad_scale(x: Tensor, scale: Tensor, quant_max: int) -> float:
+def lsq_grad_scale(x: Tensor, scale: Tensor, quant_max: Integer) -> float:
     r"""LSQ's factor for the gradient to a scale.
 
     .. math:: 1 / \sqrt{N \, \mathit{quant\_max}}
@@ -137,7 +216,8 @@ def lsq_grad_scale(x: Tensor, scale: Tensor, quant_max: int) -> float:
         quant_max: The largest integer of the grid, more than 0.
 
     Returns:
-        What to give to :func:`ste.fake_quantize` for ``grad_scale``.
+        What to give to :func:`ste.fake_quantize` for ``grad_scale``. In a graph with a dynamic shape it follows the
+        shape.
 
     Raises:
         TypeError: x or scale is not a Tensor; quant_max is not a number.
@@ -149,11 +229,19 @@ def lsq_grad_scale(x: Tensor, scale: Tensor, quant_max: int) -> float:
     """
     # TorchScript has checked the types, and could not compile this.
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        if has_torch_function((x, scale)):
+            result: float = handle_torch_function(lsq_grad_scale, (x, scale), x, scale, quant_max)
+            return result
         check_is_tensor("lsq_grad_scale", "x", x)
         check_is_tensor("lsq_grad_scale", "scale", scale)
-        number("lsq_grad_scale", "quant_max", quant_max)
+        if isinstance(quant_max, Tensor):
+            quant_max = integer("lsq_grad_scale", "quant_max", quant_max)
+        elif not isinstance(quant_max, (int, float, torch.SymInt)):
+            number("lsq_grad_scale", "quant_max", quant_max)
     if quant_max <= 0:
         raise ValueError(f"lsq_grad_scale: quant_max must be positive, got {quant_max}")
     if x.numel() == 0 or scale.numel() == 0:
         raise ValueError("lsq_grad_scale: neither x nor scale may be empty")
-    return float((x.numel() / scale.numel() * quant_max) ** -0.5)
+    factor = (x.numel() / scale.numel() * quant_max) ** -0.5
+    # Of a symbol it would be the number that the symbol stands for now.
+    return float(factor) if torch.jit.is_scripting() or isinstance(factor, float) else factor  # type: ignore[attr-defined]

@@ -1,0 +1,57 @@
+"""What the dispatcher takes of an op's arguments, and how what people give becomes that."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ste._arguments import check_is_tensor, integer, number, tensor_parameter
+
+
+class Argument(NamedTuple):
+    """One argument of a schema. A parameter is a tensor that may be given as a number."""
+
+    name: str
+    kind: Literal["tensor", "parameter", "optional", "integer", "number", "string"]
+
+
+def arguments_of(op: Any) -> list[Argument]:
+    return [Argument(argument.name, _kind(argument)) for argument in op._schema.arguments]
+
+
+def _kind(argument: Any) -> Any:
+    if isinstance(argument.type, torch.TensorType):
+        return "parameter" if argument.name == "scale" else "tensor"
+    kinds = {torch.OptionalType: "optional", torch.IntType: "integer", torch.NumberType: "number"}
+    return kinds.get(type(argument.type), "string")
+
+
+def read(op: str, arguments: Sequence[Argument], values: Sequence[Any]) -> list[Any]:
+    """The values as the dispatcher takes them. Its own errors would be in other words than the native backend's."""
+    result: list[Any] = []
+    for (name, kind), value in zip(arguments, values):
+        if kind == "parameter":
+            value = tensor_parameter(op, name, value, result[0])
+        if kind in ("tensor", "parameter") or (kind == "optional" and value is not None):
+            check_is_tensor(op, name, value)
+        elif kind in ("integer", "number") and not isinstance(value, (torch.SymInt, torch.SymFloat)):
+            value = (integer if kind == "integer" else number)(op, name, value)
+        result.append(value)
+    return result
+
+
+def read_by_dynamo(arguments: Sequence[Argument], values: Sequence[Any]) -> list[Any]:
+    """The same as Dynamo can trace it, to which a NumPy number is an array, and a number that changes a symbol."""
+    result: list[Any] = []
+    for (_, kind), value in zip(arguments, values):
+        if kind == "parameter" and not isinstance(value, Tensor):
+            x = result[0]
+            dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+            value = torch.scalar_tensor(float(value), dtype=dtype, device=x.device)
+        elif kind == "number" and not isinstance(value, (int, float, Tensor)):
+            value = float(value)
+        elif kind == "integer" and not isinstance(value, int):
+            value = int(value)
+        result.append(value)
+    return result
