@@ -62,7 +62,8 @@ def idiom_fake_quantize(
         q = shifted + ((shifted - shift).round() + shift - shifted).detach()
     else:
         q = (scaled + (scaled.round() - scaled).detach() + shift).clamp(quant_min, quant_max)
-    return (q - shift) * scale
+    y: Tensor = (q - shift) * scale
+    return y
 
 
 class FakeQuantize(Function):

@@ -22,6 +22,10 @@ ZERO, ONE = torch.tensor(0.0), torch.tensor(1.0)
 UINT8, INT8 = torch.tensor([1, 2], dtype=torch.uint8), torch.tensor([1, 2], dtype=torch.int8)
 
 
+def for_each_channel(name: str) -> str:
+    return f"for one {name} to each channel of dimension 0: shape [2, 1]"
+
+
 def supported(op: Op) -> str:
     return "supported are float64, float32, float16 and bfloat16" if op.floating_only else SUPPORTED
 
@@ -129,8 +133,7 @@ for name, value, error, message in [
         "zero_point",
         torch.full((2,), SECRET),
         RuntimeError,
-        "zero_point of shape [2] does not broadcast to x's shape [2, 3]; "
-        "for one zero_point to each channel of dimension 0: shape [2, 1]",
+        f"zero_point of shape [2] does not broadcast to x's shape [2, 3]; {for_each_channel('zero_point')}",
     ),
     ("quant_min", 0.0, TypeError, "quant_min must be an integer of 64 bits, got float"),
     ("quant_min", ONE, TypeError, "quant_min must be an integer of 64 bits, got Tensor"),
@@ -192,8 +195,7 @@ for clamp in (ste.tensor_clamp_ste, ste.tensor_clamp):
         f"{name}'s bound does not fit": (
             RuntimeError,
             partial(clamp, X, torch.full((2,), SECRET), ONE),
-            "min_val of shape [2] does not broadcast to x's shape [2, 3]; "
-            "for one min_val to each channel of dimension 0: shape [2, 1]",
+            f"min_val of shape [2] does not broadcast to x's shape [2, 3]; {for_each_channel('min_val')}",
         ),
         f"{name}'s bound is elsewhere": (
             RuntimeError,

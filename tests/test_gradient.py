@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -171,7 +172,7 @@ def test_gradients_of_whole_precision_are_summed_in_the_widest_dtype(device: str
 def test_class_of_the_straight_through_clamp_gives_bounds_no_gradient(device: str) -> None:
     x = torch.randn(4, device=device)
     low, high = (torch.tensor(b, device=device, requires_grad=True) for b in (-1.0, 1.0))
-    apply = ste.autograd_ops.tensor_clamp_ste_fn.apply
+    apply: Any = ste.autograd_ops.tensor_clamp_ste_fn.apply
     assert not apply(x, low, high).requires_grad
     assert apply(x.requires_grad_(), low, high).requires_grad
     with fwAD.dual_level():

@@ -1093,7 +1093,9 @@ void fake_quantize_backward_row(
   with_grid(grid, [&](const auto& grids) {
     Sum<W> of_scale;
     Sum<W> of_zero_point;
-    const auto take = [&](const T* from, const Four<W>& scaled, T* result) C10_ALWAYS_INLINE_ATTRIBUTE {
+    // `counted` is what of the terms goes into the sums.
+    const auto take = [&](const T* from, const Four<W>& scaled, T* result,
+                          const auto& counted) C10_ALWAYS_INLINE_ATTRIBUTE {
       const auto gs = load_four(from);
       const auto a = element::fake_quantize_backward_scaled<inside>(gs.a, scaled.a, grids);
       const auto b = element::fake_quantize_backward_scaled<inside>(gs.b, scaled.b, grids);
@@ -1103,10 +1105,10 @@ void fake_quantize_backward_row(
         store_kept(from, {a.is_inside, b.is_inside, c.is_inside, d.is_inside}, result);
       }
       if constexpr (has_scale) {
-        of_scale.add({a.scale, b.scale, c.scale, d.scale});
+        of_scale.add(counted({a.scale, b.scale, c.scale, d.scale}));
       }
       if constexpr (has_zero_point) {
-        of_zero_point.add({a.zero_point, b.zero_point, c.zero_point, d.zero_point});
+        of_zero_point.add(counted({a.zero_point, b.zero_point, c.zero_point, d.zero_point}));
       }
     };
     const auto flush = [&] {
@@ -1119,19 +1121,29 @@ void fake_quantize_backward_row(
       while (i + step <= size) {
         const int64_t end = std::min(i + Sum<W>::kFew * step, size);
         for (; i + step <= end; i += step) {
-          take(g + i, quotients.from(i), to + i);
+          take(g + i, quotients.from(i), to + i, [](const Four<W>& terms) -> const Four<W>& { return terms; });
         }
         flush();
       }
     }
     if (i < size) {
-      // The last x again, with a gradient of 0, which adds nothing to a sum.
+      // Not even with a gradient of 0 may the places past the end be counted: of a scale that is infinite it is NaN.
       std::array<T, step> rest_of_g{};
-      std::array<T, step> rest_of_x;
+      std::array<T, step> rest_of_x{};
+      std::array<T, step> is_rest{};
       std::array<T, step> rest;
       std::copy(g + i, g + size, rest_of_g.begin());
-      std::fill(std::copy(x + i, x + size, rest_of_x.begin()), rest_of_x.end(), x[size - 1]);
-      take(rest_of_g.data(), Quotients<T>(rest_of_x.data(), step, grids.scale).from(0), rest.data());
+      std::copy(x + i, x + size, rest_of_x.begin());
+      std::fill_n(is_rest.begin(), size - i, T(1));
+      const auto ones = load_four(is_rest.data());
+      take(
+          rest_of_g.data(), Quotients<T>(rest_of_x.data(), step, grids.scale).from(0), rest.data(),
+          [&](const Four<W>& terms) -> Four<W> {
+            const Vectorized<W> zero(0);
+            return {
+                element::keep(ones.a > zero, terms.a), element::keep(ones.b > zero, terms.b),
+                element::keep(ones.c > zero, terms.c), element::keep(ones.d > zero, terms.d)};
+          });
       flush();
       if constexpr (has_x) {
         std::copy_n(rest.begin(), size - i, to + i);

@@ -103,10 +103,10 @@ def check_is_floating(op: str, x: Tensor) -> None:
 
 
 def end_in_dtype(end: int, dtype: torch.dtype, is_min: bool) -> float:
-    """The end of a grid in the dtype that is computed in: rounded inwards, so that nothing lies beyond it."""
-    # As TorchScript can compile it.
-    if not torch.jit.is_scripting() and isinstance(end, torch.SymInt):  # type: ignore[attr-defined]
-        return torch.sym_float(end)
+    """The end of a grid in the dtype that is computed in: rounded inwards, so that nothing lies beyond it.
+
+    Written as TorchScript can compile it.
+    """
     surplus = 0
     while abs(end) >> surplus >= 1 << (53 if dtype == torch.float64 else 24):
         surplus += 1
@@ -258,7 +258,7 @@ def exact_value(op: str, name: str, value: Any, x: Tensor) -> int | float | torc
         return scalar_bound(op, name, value, x)
     exact = number(op, name, value)
     info = torch.iinfo(x.dtype)
-    if isinstance(exact, float) and not exact.is_integer() or not info.min <= exact <= info.max:
+    if (isinstance(exact, float) and not exact.is_integer()) or not info.min <= exact <= info.max:
         shown = f"{exact:g}" if isinstance(exact, float) else exact
         raise ValueError(f"{op}: {name}={shown} has no {_name(x.dtype)} value")
     return int(exact)

@@ -54,6 +54,6 @@ def implement(public: Callable[P, Tensor], function: Any) -> Callable[P, Tensor]
     # For torch.onnx.export(dynamo=False). The other exporter decomposes the op.
     @wrapt.when_imported("torch.onnx")
     def register_symbolic(onnx: ModuleType) -> None:
-        onnx.register_custom_op_symbolic(f"ste::{name}", function.symbolic, 15)  # type: ignore[attr-defined]
+        onnx.register_custom_op_symbolic(f"ste::{name}", function.symbolic, 15)
 
     return eager

@@ -72,7 +72,7 @@ class _ElementwiseFunction(Function, metaclass=_OpMeta):
                 return cls.traced(*args)
             return super(_ElementwiseFunction, cls).apply(*cls.differentiated(*args))  # type: ignore[no-untyped-call]
 
-        cls.apply = staticmethod(apply)  # type: ignore[method-assign, assignment]
+        cls.apply = staticmethod(apply)  # type: ignore[method-assign]
 
     @staticmethod
     def differentiated(*args: Any) -> tuple[Any, ...]:
@@ -83,7 +83,7 @@ class _ElementwiseFunction(Function, metaclass=_OpMeta):
     def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
         op = cls.__name__.removesuffix("_fn")
         batched = batch_first(op, cls.forward, info.batch_size, in_dims, args)
-        return cls.apply(*batched), 0
+        return cls.apply(*batched), 0  # type: ignore[no-untyped-call]
 
 
 class _StraightThrough(_ElementwiseFunction):
@@ -180,12 +180,11 @@ class binary_sign_ste_fn(_StraightThrough):
 
     @staticmethod
     def forward(x: Tensor, low: torch.types.Number = 0.0) -> Tensor:
-        checked("binary_sign_ste", x)
-        low = exact_value("binary_sign_ste", "low", low, x)
-        is_symbol = isinstance(low, (torch.SymInt, torch.SymFloat))  # whose value is not to be looked at
-        if not is_symbol and low == 0 and math.copysign(1, low) > 0:
+        value: Any = exact_value("binary_sign_ste", "low", low, checked("binary_sign_ste", x))
+        is_symbol = isinstance(value, (torch.SymInt, torch.SymFloat))  # which is not to be looked at
+        if not is_symbol and value == 0 and math.copysign(1, value) > 0:
             return (x >= 0).to(x.dtype)
-        one, lower = (torch.scalar_tensor(value, dtype=x.dtype, device=x.device) for value in (1, low))
+        one, lower = (torch.scalar_tensor(number, dtype=x.dtype, device=x.device) for number in (1, value))
         return torch.where(x >= 0, one, lower)
 
     @staticmethod
@@ -317,8 +316,8 @@ class fake_quantize_fn(_ElementwiseFunction):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, zero_point = ctx.saved_tensors
-        *ends, grad_scale, inside = ctx.rest
-        grid = _Grid(x, scale, zero_point, *ends, inside)
+        quant_min, quant_max, grad_scale, inside = ctx.rest
+        grid = _Grid(x, scale, zero_point, quant_min, quant_max, inside)
         wide = g.to(grid.dtype)
         needs_x, needs_scale, needs_zero_point = ctx.needs_input_grad[:3]
         return (
@@ -333,8 +332,8 @@ class fake_quantize_fn(_ElementwiseFunction):
     @staticmethod
     def jvp(ctx: Any, x_tangent: Any, scale_tangent: Any, zero_point_tangent: Any, *_: Any) -> Tensor:
         x, scale, zero_point = ctx.saved_tensors
-        *ends, grad_scale, inside = ctx.rest
-        grid = _Grid(x, scale, zero_point, *ends, inside)
+        quant_min, quant_max, grad_scale, inside = ctx.rest
+        grid = _Grid(x, scale, zero_point, quant_min, quant_max, inside)
         tangent = torch.where(grid.is_inside, 0 if x_tangent is None else x_tangent.to(grid.dtype), grid.zero)
         if scale_tangent is not None:
             change = beside(scale_tangent, x) * grad_scale
@@ -368,8 +367,7 @@ class fake_quantize_fn(_ElementwiseFunction):
             if zero_point is not None:
                 to_zero_point = _zero_with_gradient_to(beside(zero_point, x), grid.dtype) * grad_scale
                 change = change + grid.slope_to_zero_point(scale.detach(), grad_scale) * to_zero_point
-            # Where a slope is not finite the change is NaN, and so it is not added itself. Twice subtracted, 0 keeps the
-            # sign of a zero.
+            # The change itself is NaN where a slope is not finite. Twice subtracted, 0 keeps the sign of a zero.
             y = y - (0 - _zero_with_gradient_to(change, grid.dtype))
         return y.to(x.dtype)
 
@@ -441,19 +439,20 @@ class _Grid:
         self.q = clamp(self._shifted, *self._ends)
 
     @cached_property
-    def is_inside(self) -> Tensor:
+    def is_inside(self) -> Any:
         low, high = self._ends
         if self._inside == "rounded":
             return (self._shifted >= low) & (self._shifted <= high)
         exact = self._shift(self.scaled)
         return (exact > low) & (exact < high)
 
-    def _shift(self, steps: Tensor) -> Tensor:
+    def _shift(self, steps: Any) -> Any:
         return steps if self.zero_point is None else steps + self.zero_point
 
     def _end(self, end: Any, *, is_min: bool) -> Any:
-        whole = end if isinstance(end, torch.SymInt) else integer("fake_quantize", "quant_min", end)
-        return end_in_dtype(whole, self.dtype, is_min)
+        if isinstance(end, torch.SymInt):
+            return torch.sym_float(end)
+        return end_in_dtype(integer("fake_quantize", "quant_min", end), self.dtype, is_min)
 
     @cached_property
     def zero(self) -> Tensor:
@@ -519,8 +518,9 @@ def _tensor_bounds(x: Tensor, min_val: Tensor, max_val: Tensor) -> tuple[Tensor,
 
 def _sum_to(parameter: Tensor, change: Tensor, factor: Any = 1) -> Tensor:
     """The gradient of a parameter that broadcasts, where each element of x changes by it."""
-    summed = change.sum() if parameter.dim() > change.dim() else change.sum_to_size(parameter.shape)
-    return (summed * factor).reshape(parameter.shape).to(dtype=parameter.dtype, device=parameter.device)
+    summed: Any = change.sum() if parameter.dim() > change.dim() else change.sum_to_size(parameter.shape)
+    gradient: Tensor = summed * factor
+    return gradient.reshape(parameter.shape).to(dtype=parameter.dtype, device=parameter.device)
 
 
 def _scalar_clamp(x: Any, min_val: Any, max_val: Any) -> Tensor:

@@ -103,10 +103,9 @@ def fake_quantize(
     """
     if axis is not None:
         if not torch.jit.is_scripting() and has_torch_function((x, scale, zero_point)):  # type: ignore[attr-defined]
-            arguments = (x, scale, zero_point, quant_min, quant_max, grad_scale, inside, axis)
-            result: Tensor = handle_torch_function(fake_quantize, arguments[:3], *arguments)
-            return result
-        scale = _along(axis, x, "fake_quantize", "scale", scale)
+            arguments: Any = (x, scale, zero_point, quant_min, quant_max, grad_scale, inside, axis)
+            return handle_torch_function(fake_quantize, arguments[:3], *arguments)
+        scale = _along(axis, x, "fake_quantize", "scale", scale)  # type: ignore[arg-type]  # a number stays one
         zero_point = None if zero_point is None else _along(axis, x, "fake_quantize", "zero_point", zero_point)
     return _fake_quantize(x, scale, zero_point, quant_min, quant_max, grad_scale, inside)
 
@@ -116,7 +115,9 @@ _fake_quantize: Callable[..., Tensor] = implement(fake_quantize, fake_quantize_f
 
 def _along(axis: int, x: Tensor, op: str, name: str, parameter: Tensor) -> Tensor:
     """A parameter of one dimension, along a dimension of x."""
-    if not isinstance(parameter, Tensor) or parameter.dim() == 0:
+    if not isinstance(parameter, Tensor):
+        return parameter  # type: ignore[unreachable]  # a number
+    if parameter.dim() == 0:
         return parameter
     if axis < -x.dim() or axis >= x.dim():
         raise ValueError(f"{op}: axis={axis}, but x has {x.dim()} dimension(s)")
@@ -179,14 +180,20 @@ def quantize(
     """
     # TorchScript has checked the types, and could not compile this.
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-        arguments: tuple[Any, ...] = (x, scale, zero_point, quant_min, quant_max)
+        arguments: Any = (x, scale, zero_point, quant_min, quant_max)
         if has_torch_function(arguments):
-            result: Tensor = handle_torch_function(quantize, arguments, *arguments, axis)
-            return result
+            return handle_torch_function(quantize, arguments, *(*arguments, axis))
         if torch.compiler.is_dynamo_compiling():
-            x, scale, zero_point, quant_min, quant_max = read_by_dynamo(_QUANTIZE_ARGUMENTS, arguments)
+            arguments = read_by_dynamo(_QUANTIZE_ARGUMENTS, arguments)
         else:
-            x, scale, zero_point, quant_min, quant_max = read("quantize", _QUANTIZE_ARGUMENTS, arguments)
+            arguments = read("quantize", _QUANTIZE_ARGUMENTS, arguments)
+        return _quantize(*(*arguments, axis))
+    return _quantize(x, scale, zero_point, quant_min, quant_max, axis)  # type: ignore[arg-type]
+
+
+def _quantize(
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, axis: int | None
+) -> Tensor:
     if axis is not None:
         scale = _along(axis, x, "quantize", "scale", scale)
         zero_point = None if zero_point is None else _along(axis, x, "quantize", "zero_point", zero_point)
@@ -230,18 +237,18 @@ def lsq_grad_scale(x: Tensor, scale: Tensor, quant_max: Integer) -> float:
     # TorchScript has checked the types, and could not compile this.
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
         if has_torch_function((x, scale)):
-            result: float = handle_torch_function(lsq_grad_scale, (x, scale), x, scale, quant_max)
-            return result
+            return handle_torch_function(lsq_grad_scale, (x, scale), x, scale, quant_max)
         check_is_tensor("lsq_grad_scale", "x", x)
         check_is_tensor("lsq_grad_scale", "scale", scale)
         if isinstance(quant_max, Tensor):
             quant_max = integer("lsq_grad_scale", "quant_max", quant_max)
-        elif not isinstance(quant_max, (int, float, torch.SymInt)):
-            number("lsq_grad_scale", "quant_max", quant_max)
+        given: Any = quant_max
+        if not isinstance(given, (int, torch.SymInt)):
+            number("lsq_grad_scale", "quant_max", given)
     if quant_max <= 0:
         raise ValueError(f"lsq_grad_scale: quant_max must be positive, got {quant_max}")
     if x.numel() == 0 or scale.numel() == 0:
         raise ValueError("lsq_grad_scale: neither x nor scale may be empty")
-    factor = (x.numel() / scale.numel() * quant_max) ** -0.5
-    # Of a symbol it would be the number that the symbol stands for now.
-    return float(factor) if torch.jit.is_scripting() or isinstance(factor, float) else factor  # type: ignore[attr-defined]
+    factor: Any = (x.numel() / scale.numel() * quant_max) ** -0.5
+    # A symbol stays one: as a number, it would be what the symbol stands for now.
+    return float(factor) if torch.jit.is_scripting() else factor  # type: ignore[attr-defined]
