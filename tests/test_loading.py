@@ -140,7 +140,7 @@ def test_library_that_only_begins_as_one(core: Path) -> None:
 
 
 def test_the_loaders_own_words_are_given(core: Path) -> None:
-    """torch says "Could not load this library", and what is wrong with it only in the error's cause."""
+    """All that torch says itself is "Could not load this library"."""
     source, library = core / "undefined.cpp", core / "undefined.so"
     source.write_text("extern int no_such_symbol; int* address = &no_such_symbol;\n")
     output_of("c++", "-shared", "-fPIC", "-o", library, source)
