@@ -181,11 +181,12 @@ class binary_sign_ste_fn(_StraightThrough):
     @staticmethod
     def forward(x: Tensor, low: torch.types.Number = 0.0) -> Tensor:
         value: Any = exact_value("binary_sign_ste", "low", low, checked("binary_sign_ste", x))
-        is_symbol = isinstance(value, (torch.SymInt, torch.SymFloat))  # which is not to be looked at
-        if not is_symbol and value == 0 and math.copysign(1, value) > 0:
+        if isinstance(value, (torch.SymInt, torch.SymFloat)):  # which is not to be looked at
+            value = torch.scalar_tensor(value, dtype=x.dtype, device=x.device)
+        elif value == 0 and math.copysign(1, value) > 0:
             return (x >= 0).to(x.dtype)
-        one, lower = (torch.scalar_tensor(number, dtype=x.dtype, device=x.device) for number in (1, value))
-        return torch.where(x >= 0, one, lower)
+        y = torch.where(x >= 0, torch.scalar_tensor(1, dtype=x.dtype, device=x.device), value)
+        return y if y.dtype == x.dtype else y.to(x.dtype)
 
     @staticmethod
     def symbolic(g: Any, x: Any, low: Any = 0.0) -> Any:

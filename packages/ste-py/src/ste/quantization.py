@@ -105,7 +105,7 @@ def fake_quantize(
         if not torch.jit.is_scripting() and has_torch_function((x, scale, zero_point)):  # type: ignore[attr-defined]
             arguments: Any = (x, scale, zero_point, quant_min, quant_max, grad_scale, inside, axis)
             return handle_torch_function(fake_quantize, arguments[:3], *arguments)
-        scale = _along(axis, x, "fake_quantize", "scale", scale)  # type: ignore[arg-type]  # a number stays one
+        scale = _along(axis, x, "fake_quantize", "scale", scale)  # type: ignore[arg-type]
         zero_point = None if zero_point is None else _along(axis, x, "fake_quantize", "zero_point", zero_point)
     return _fake_quantize(x, scale, zero_point, quant_min, quant_max, grad_scale, inside)
 
@@ -114,9 +114,9 @@ _fake_quantize: Callable[..., Tensor] = implement(fake_quantize, fake_quantize_f
 
 
 def _along(axis: int, x: Tensor, op: str, name: str, parameter: Tensor) -> Tensor:
-    """A parameter of one dimension, along a dimension of x."""
+    """A parameter of one dimension, along a dimension of x. A number stays one."""
     if not isinstance(parameter, Tensor):
-        return parameter  # type: ignore[unreachable]  # a number
+        return parameter  # type: ignore[unreachable]
     if parameter.dim() == 0:
         return parameter
     if axis < -x.dim() or axis >= x.dim():
