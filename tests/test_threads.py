@@ -76,7 +76,7 @@ def print_hashes(threads: int) -> None:
         for title, call in calls(dtype):
             digest = hashlib.sha256()
             for tensor in call():
-                digest.update(tensor.flatten().view(torch.uint8).numpy())
+                digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
             print(title, dtype, digest.hexdigest())
 
 

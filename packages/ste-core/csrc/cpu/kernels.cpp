@@ -175,8 +175,8 @@ class Operands {
   std::array<bool, operands> is_whole_{};
 };
 
-// What a thread takes is a multiple of this many elements, so that its part of a result begins with a line of the cache,
-// which it shares with no other.
+// What a thread takes is a multiple of this many elements, so that its part of a result begins with a line of the
+// cache, which it shares with no other.
 constexpr int64_t kUnit = 4096;
 
 // Undefined where TensorIterator is needed.
@@ -195,9 +195,9 @@ at::Tensor dense(const Loop& loop, const at::Tensor& x, const std::array<const a
   }
   const int64_t elements = x.numel();
   parallel_for((elements + kUnit - 1) / kUnit, at::internal::GRAIN_SIZE / kUnit, [&](int64_t begin, int64_t end) {
-    operands.for_rows(begin * kUnit, std::min(end * kUnit, elements), [&](char* const* data, int64_t size, int64_t count) {
-      loop(data, operands.strides(), size, count);
-    });
+    operands.for_rows(
+        begin * kUnit, std::min(end * kUnit, elements),
+        [&](char* const* data, int64_t size, int64_t count) { loop(data, operands.strides(), size, count); });
   });
   return y;
 }
@@ -393,17 +393,16 @@ bool dense_backward(const Loop& loop, const Backward& backward) {
     }
   }
   const int64_t elements = x.numel();
-  backward.for_parts(
-      is_by_argument ? rows->arguments() : elements, [&](int64_t part, int64_t first, int64_t end) {
-        const auto of_rows = [&](char* const* data, int64_t size, int64_t count) {
-          loop(backward.of_part(part, data).data(), operands.strides(), size, count, backward.outputs.data());
-        };
-        if (backward.is_by_argument) {
-          operands.for_arguments(first, end, elements, of_rows);
-        } else {
-          operands.for_rows(first, end, of_rows);
-        }
-      });
+  backward.for_parts(is_by_argument ? rows->arguments() : elements, [&](int64_t part, int64_t first, int64_t end) {
+    const auto of_rows = [&](char* const* data, int64_t size, int64_t count) {
+      loop(backward.of_part(part, data).data(), operands.strides(), size, count, backward.outputs.data());
+    };
+    if (backward.is_by_argument) {
+      operands.for_arguments(first, end, elements, of_rows);
+    } else {
+      operands.for_rows(first, end, of_rows);
+    }
+  });
   return true;
 }
 

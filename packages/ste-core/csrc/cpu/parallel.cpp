@@ -11,8 +11,8 @@ namespace ste::cpu {
 // plain loop without any, and a second runtime beside torch's if that is another (a wheel of torch has its own copy,
 // whose name differs from one wheel to the next, so that a library which is linked to one does not suit the others). So
 // it is torch's own, compiled, that runs here: the one of TensorIterator, over a tensor of bytes that nobody reads or
-// writes, whose addresses are the indices. That suits every compiler and every torch, one with a pool of its own too. It
-// takes about a microsecond, where the work takes ten at least.
+// writes, whose addresses are the indices. That suits every compiler and every torch, one with a pool of its own too.
+// It takes about a microsecond, where the work takes ten at least.
 void parallel_for(int64_t size, int64_t grain, c10::function_ref<void(int64_t, int64_t)> function) {
   if (size <= grain || at::get_num_threads() == 1 || at::in_parallel_region()) {
     function(0, size);
