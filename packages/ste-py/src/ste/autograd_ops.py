@@ -182,7 +182,8 @@ class binary_sign_ste_fn(_StraightThrough):
     def forward(x: Tensor, low: torch.types.Number = 0.0) -> Tensor:
         value: Any = exact_value("binary_sign_ste", "low", low, checked("binary_sign_ste", x))
         if isinstance(value, (torch.SymInt, torch.SymFloat)):  # which is not to be looked at
-            value = torch.scalar_tensor(value, dtype=x.dtype, device=x.device)
+            symbol: Any = value
+            value = torch.scalar_tensor(symbol, dtype=x.dtype, device=x.device)
         elif value == 0 and math.copysign(1, value) > 0:
             return (x >= 0).to(x.dtype)
         y = torch.where(x >= 0, torch.scalar_tensor(1, dtype=x.dtype, device=x.device), value)
