@@ -154,8 +154,8 @@ def check_broadcast(op: str, name: str, bound: Sequence[int], x: Sequence[int]) 
     """The bound's shape broadcasts to x's; one element does to any."""
     trailing = x[len(x) - len(bound) :] if len(bound) <= len(x) else [1] * len(bound)
     if any(b != s and b != 1 for b, s in zip(bound, trailing)):
-        message = f"{op}: {name} of shape {list(bound)} does not broadcast to x's shape {list(x)}"
-        raise RuntimeError(message + _hint(name, bound, x))
+        hint = _hint(name, bound, x)
+        raise RuntimeError(f"{op}: {name} of shape {list(bound)} does not broadcast to x's shape {list(x)}{hint}")
 
 
 def _hint(name: str, parameter: Sequence[int], x: Sequence[int]) -> str:
