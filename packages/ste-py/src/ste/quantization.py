@@ -240,15 +240,15 @@ def lsq_grad_scale(x: Tensor, scale: Tensor, quant_max: Integer) -> float:
             return handle_torch_function(lsq_grad_scale, (x, scale), x, scale, quant_max)
         check_is_tensor("lsq_grad_scale", "x", x)
         check_is_tensor("lsq_grad_scale", "scale", scale)
-        if isinstance(quant_max, Tensor):
-            quant_max = integer("lsq_grad_scale", "quant_max", quant_max)
         given: Any = quant_max
-        if not isinstance(given, (int, torch.SymInt)):
+        if isinstance(given, Tensor):
+            quant_max = integer("lsq_grad_scale", "quant_max", given)
+        elif not isinstance(given, (int, torch.SymInt)):
             number("lsq_grad_scale", "quant_max", given)
     if quant_max <= 0:
         raise ValueError(f"lsq_grad_scale: quant_max must be positive, got {quant_max}")
     if x.numel() == 0 or scale.numel() == 0:
         raise ValueError("lsq_grad_scale: neither x nor scale may be empty")
-    factor: Any = (x.numel() / scale.numel() * quant_max) ** -0.5
+    factor = (x.numel() / scale.numel() * quant_max) ** -0.5
     # A symbol stays one: as a number, it would be what the symbol stands for now.
-    return float(factor) if torch.jit.is_scripting() else factor  # type: ignore[attr-defined]
+    return float(factor) if torch.jit.is_scripting() else factor  # type: ignore[attr-defined, return-value]
