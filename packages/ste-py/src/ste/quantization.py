@@ -249,6 +249,7 @@ def lsq_grad_scale(x: Tensor, scale: Tensor, quant_max: Integer) -> float:
         raise ValueError(f"lsq_grad_scale: quant_max must be positive, got {quant_max}")
     if x.numel() == 0 or scale.numel() == 0:
         raise ValueError("lsq_grad_scale: neither x nor scale may be empty")
-    factor = (x.numel() / scale.numel() * quant_max) ** -0.5
+    largest: int = quant_max  # type: ignore[assignment]
+    factor: float = (x.numel() / scale.numel() * largest) ** -0.5
     # A symbol stays one: as a number, it would be what the symbol stands for now.
-    return float(factor) if torch.jit.is_scripting() else factor  # type: ignore[attr-defined, return-value]
+    return float(factor) if torch.jit.is_scripting() else factor  # type: ignore[attr-defined]
