@@ -377,13 +377,17 @@ class fake_quantize_fn(_ElementwiseFunction):
     def symbolic(
         g: Any, x: Any, scale: Any, zero_point: Any, quant_min: Any, quant_max: Any, grad_scale: Any, inside: Any
     ) -> Any:
-        dtype = 11 if x.type().scalarType() == "Double" else 1  # as ONNX numbers double and float
+        from torch.onnx import symbolic_helper
+
+        is_double = x.type().scalarType() == "Double"
+        computed, dtype = (torch.float64, 11) if is_double else (torch.float32, 1)  # as ONNX numbers them
         x_wide, scale = (g.op("Cast", value, to_i=dtype) for value in (x, scale))
-        computed = torch.float64 if dtype == 11 else torch.float32
-        low, high = (
-            g.op("Constant", value_t=torch.tensor(end_in_dtype(end.node()["value"], computed, is_min)).to(computed))
-            for end, is_min in ((quant_min, True), (quant_max, False))
-        )
+
+        def end(value: Any, name: str, is_min: bool) -> Any:
+            number = end_in_dtype(symbolic_helper._get_const(value, "i", name), computed, is_min)
+            return g.op("Constant", value_t=torch.tensor(number, dtype=computed))
+
+        low, high = end(quant_min, "quant_min", True), end(quant_max, "quant_max", False)
         is_none = zero_point.type().kind() == "NoneType"
         zero_point = g.op("Cast", g.op("Constant", value_t=torch.tensor(0)) if is_none else zero_point, to_i=dtype)
         rounded = g.op("Add", g.op("Round", g.op("Div", x_wide, scale)), zero_point)
