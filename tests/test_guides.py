@@ -1,7 +1,6 @@
 """The guides' quantizers where quantizers are used. The code is the guides' own, cut out of the pages."""
 
 import copy
-import io
 import re
 import warnings
 from pathlib import Path
@@ -95,16 +94,16 @@ def test_export(learned: Any) -> None:
         assert_same(gradients(program, batch(size)), gradients(learned, batch(size)))
 
 
-def test_onnx(learned: Any) -> None:
+def test_onnx(learned: Any, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own, other ones with every version
         program = torch.onnx.export(
             learned.eval(), (batch(8),), dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False
         )
     assert program is not None
-    buffer = io.BytesIO()
-    program.save(buffer)
-    session = onnxruntime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
+    file = tmp_path / "quantizer.onnx"
+    program.save(file)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     for size in (8, 3, 16):
         (y,) = session.run(None, {name: batch(size).numpy()})
@@ -113,11 +112,12 @@ def test_onnx(learned: Any) -> None:
 
 
 def test_fully_shard(learned: Any) -> None:
+    from torch.distributed import HashStore  # type: ignore[attr-defined]
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     expected = copy.deepcopy(learned)
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     try:
         sharded: Any = fully_shard(learned, mesh=init_device_mesh("cpu", (1,)))
         for size in (8, 3):
