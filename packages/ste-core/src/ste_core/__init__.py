@@ -9,6 +9,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -133,18 +134,40 @@ def load(build: Build) -> ModuleType:
     import torch
 
     importlib.import_module("ste_core._compiled")
-    for line in (build.folder / "SHA256SUMS").read_text().splitlines():
-        expected, name = line.split()
-        if hashlib.sha256((build.folder / name).read_bytes()).hexdigest() != expected:
-            raise ImportError(f"{name} for torch {build.torch} is damaged: it is not what was installed")
-    torch.ops.load_library(build.library)
     path = build.folder / f"_C{importlib.machinery.EXTENSION_SUFFIXES[0]}"
+    sums = _sums(build)
+    # One that SHA256SUMS does not name would be loaded unchecked, and to load the half of a library is a crash.
+    for file in (build.library, path):
+        if file.name not in sums:
+            raise _damage(build, "SHA256SUMS")
+        if hashlib.sha256(file.read_bytes()).hexdigest() != sums[file.name]:
+            raise _damage(build, file.name)
+    torch.ops.load_library(build.library)
     loader = importlib.machinery.ExtensionFileLoader("ste_core._C", str(path))
     spec = importlib.util.spec_from_loader("ste_core._C", loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     return module
+
+
+def _sums(build: Build) -> dict[str, str]:
+    """What SHA256SUMS says: the sum of each file."""
+    try:
+        lines = (build.folder / "SHA256SUMS").read_text(encoding="ascii").splitlines()
+    except UnicodeDecodeError as error:
+        raise _damage(build, "SHA256SUMS") from error
+    sums = {}
+    for line in lines:
+        found = re.fullmatch(r"([0-9a-f]{64}) [ *](\S+)", line)  # the form of sha256sum
+        if found is None:
+            raise _damage(build, "SHA256SUMS")
+        sums[found[2]] = found[1]
+    return sums
+
+
+def _damage(build: Build, name: str) -> ImportError:
+    return ImportError(f"{name} for torch {build.torch} is damaged: it is not what was installed")
 
 
 #: For ``CMAKE_PREFIX_PATH``, beside ``torch.utils.cmake_prefix_path``: there ``find_package(ste_core)`` finds the

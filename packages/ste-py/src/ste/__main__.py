@@ -1,19 +1,23 @@
 """``python -m ste``: what a bug report needs."""
 
+import os
 import platform
 import sys
 
 import torch
 
 import ste
-from ste._backend import native
+from ste._backend import native, words_of
 
 
 def main() -> None:
     print(f"backend   {ste.backend()}")
+    print(f"asked     STE_BACKEND={os.environ.get('STE_BACKEND', '(not set)')}")
     print(f"ste-py    {ste.__version__}")
     print(f"ste-core  {_describe_core()}")
     print(f"torch     {torch.__version__} (CUDA {torch.version.cuda or 'none'})")
+    print(f"threads   {torch.get_num_threads()} of torch, {os.cpu_count()} cores")
+    print(f"cpu       {torch.backends.cpu.get_cpu_capability()}")
     print(f"python    {platform.python_version()} ({sys.executable})")
     print(f"platform  {platform.platform()}")
 
@@ -26,7 +30,7 @@ def _describe_core() -> str:
     except ModuleNotFoundError:
         return "not installed"
     except (AttributeError, ImportError, OSError, SyntaxError, TypeError, ValueError) as error:
-        return f"damaged: {error}"
+        return f"damaged: {words_of(error)}"
     lines = [
         f"for torch {build.torch}, Python {build.python}, {build.compiler}, CUDA {build.cuda or 'none'}"
         for build in builds

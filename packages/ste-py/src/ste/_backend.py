@@ -47,13 +47,13 @@ def choose(requested: str, *, ste: str, torch: str, core: str | None, builds: Se
     """The backend policy.
 
     Args:
-        requested: Value of ``STE_BACKEND``.
+        requested: Value of ``STE_BACKEND``; an empty one, as a script's unset variable leaves it, is ``auto``.
         ste: Version of ste-py.
         torch: Version of torch that is running.
         core: Version of ste-core, or None if it is not installed.
         builds: Version of torch that each build in ste-core was compiled against.
     """
-    if requested not in ("auto", "native", "python"):
+    if requested not in ("", "auto", "native", "python"):
         raise ValueError(f"STE_BACKEND must be auto, native or python, got {requested!r}")
     if requested == "python":
         return Choice(None, "STE_BACKEND=python")
@@ -67,6 +67,20 @@ def choose(requested: str, *, ste: str, torch: str, core: str | None, builds: Se
             return Choice(index, f"ste-core {core}, built for torch {build}")
     carried = " and ".join(builds) or "no torch at all"
     return Choice(None, f"ste-core {core} is built for torch {carried}, but torch {torch} is running", is_problem=True)
+
+
+def words_of(error: BaseException) -> str:
+    """An error's own words, and those of what it was raised from.
+
+    torch.ops.load_library says "Could not load this library: …"; the loader's "undefined symbol: …" is in its cause.
+    """
+    words = str(error)
+    cause = error.__cause__
+    while cause is not None:
+        if str(cause) not in words:
+            words = f"{words}: {cause}"
+        cause = cause.__cause__
+    return words
 
 
 def _load(requested: str) -> tuple[Backend, ModuleType | None]:
@@ -96,7 +110,7 @@ def _load(requested: str) -> tuple[Backend, ModuleType | None]:
             except (ImportError, OSError) as error:
                 failure = error
     if failure is not None:
-        choice = Choice(None, f"ste-core is installed but does not load: {failure}", is_problem=True)
+        choice = Choice(None, f"ste-core is installed but does not load: {words_of(failure)}", is_problem=True)
     if requested == "native":
         raise ImportError(f"STE_BACKEND=native, but {choice.reason}. {_REBUILD}") from failure
     if choice.is_problem:
@@ -113,7 +127,7 @@ def backend() -> Backend:
 
     It is chosen once, when :mod:`ste` is imported. The environment variable ``STE_BACKEND`` decides:
 
-    - ``auto`` (the default): native if ste-core is installed and fits the running torch. Not installed: the Python
+    - ``auto`` (the default, and what an empty value is): native if ste-core is installed and fits the running torch. Not installed: the Python
       backend, silently. Installed but unusable: the Python backend, and one ``RuntimeWarning`` that says why.
     - ``native``: native, or an ``ImportError`` that says why not.
     - ``python``: the Python backend; ste-core is not looked at.

@@ -1,7 +1,11 @@
 """The differentiable clamp, and the ends of integer ranges."""
 
+import operator
+from typing import SupportsIndex
+
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from ste._arguments import check_tensor
 from ste._implement import implement
@@ -60,24 +64,35 @@ def max_uint(narrow_range: bool, bit_width: Tensor | int) -> Tensor:
 
     .. math:: 2^b - 1, \quad \text{less one if } \mathit{narrow\_range}
 
-    A floating ``bit_width`` :math:`b` keeps its dtype and is differentiated as the formula is. An integer one gives an
-    int64 tensor, right for every width from 1 to 62, however narrow its own dtype. Nothing syncs with a device.
+    A floating ``bit_width`` :math:`b` keeps its dtype and is differentiated as the formula is. What the dtype cannot
+    hold is rounded: the largest integer of 16 bits is 32768 in bfloat16, which has 8 significant bits, and 2048 is
+    where float16 stops to hold each integer. An integer one gives an int64 tensor, right for every width from 1 to 62,
+    however narrow its own dtype.
+
+    A tensor's values are not looked at, which would synchronize with its device: widths outside of 1 to 62 give numbers
+    of no meaning. A Python or NumPy integer is checked, and its result is on the CPU, whatever the default device is.
 
     Args:
         narrow_range: Whether to leave out the largest value.
-        bit_width: Number of bits: a tensor of any shape, or a Python int.
+        bit_width: Number of bits: a tensor of any shape, or a Python or NumPy integer from 1 to 62.
 
     Returns:
-        Tensor of bit_width's shape and device.
+        Tensor of bit_width's shape and device; of an integer, one without dimensions on the CPU.
 
     Raises:
         TypeError: bit_width is neither a Tensor nor an int, or is boolean or complex.
+        ValueError: bit_width is an integer outside of 1 to 62.
 
     Example:
         >>> ste.max_uint(False, 8), ste.max_uint(True, torch.tensor([2, 4]))
         (tensor(255), tensor([ 2, 14]))
     """
-    return _power_of_two(_checked("max_uint", bit_width)) - (2 if narrow_range else 1)
+    # FX's proxies are recorded, as torch's own functions record them.
+    if not torch.jit.is_scripting() and not isinstance(bit_width, Tensor):  # type: ignore[attr-defined]
+        if has_torch_function_unary(bit_width):
+            return handle_torch_function(max_uint, (bit_width,), narrow_range, bit_width)
+        return _of_integer((1 << _checked_integer("max_uint", bit_width)) - (2 if narrow_range else 1))
+    return _power_of_two(_widened("max_uint", bit_width)) - (2 if narrow_range else 1)
 
 
 def max_int(signed: bool, bit_width: Tensor | int) -> Tensor:
@@ -90,16 +105,21 @@ def max_int(signed: bool, bit_width: Tensor | int) -> Tensor:
         bit_width: Number of bits :math:`b`; see :func:`ste.max_uint`.
 
     Returns:
-        Tensor of bit_width's shape and device.
+        Tensor of bit_width's shape and device; of an integer, one without dimensions on the CPU.
 
     Raises:
         TypeError: bit_width is neither a Tensor nor an int, or is boolean or complex.
+        ValueError: bit_width is an integer outside of 1 to 62.
 
     Example:
         >>> ste.max_int(True, 8), ste.max_int(False, torch.tensor(4.0))
         (tensor(127), tensor(15.))
     """
-    return _power_of_two(_checked("max_int", bit_width) - (1 if signed else 0)) - 1
+    if not torch.jit.is_scripting() and not isinstance(bit_width, Tensor):  # type: ignore[attr-defined]
+        if has_torch_function_unary(bit_width):
+            return handle_torch_function(max_int, (bit_width,), signed, bit_width)
+        return _of_integer((1 << (_checked_integer("max_int", bit_width) - (1 if signed else 0))) - 1)
+    return _power_of_two(_widened("max_int", bit_width) - (1 if signed else 0)) - 1
 
 
 def min_int(signed: bool, narrow_range: bool, bit_width: Tensor | int) -> Tensor:
@@ -116,34 +136,65 @@ def min_int(signed: bool, narrow_range: bool, bit_width: Tensor | int) -> Tensor
         bit_width: Number of bits :math:`b`; see :func:`ste.max_uint`.
 
     Returns:
-        Tensor of bit_width's shape and device.
+        Tensor of bit_width's shape and device; of an integer, one without dimensions on the CPU.
 
     Raises:
         TypeError: bit_width is neither a Tensor nor an int, or is boolean or complex.
+        ValueError: bit_width is an integer outside of 1 to 62.
 
     Example:
         >>> ste.min_int(True, False, 8), ste.min_int(True, True, 3), ste.min_int(False, False, 8)
         (tensor(-128), tensor(-3), tensor(0))
     """
-    bit_width = _checked("min_int", bit_width)
+    if not torch.jit.is_scripting() and not isinstance(bit_width, Tensor):  # type: ignore[attr-defined]
+        if has_torch_function_unary(bit_width):
+            return handle_torch_function(min_int, (bit_width,), signed, narrow_range, bit_width)
+        width = _checked_integer("min_int", bit_width)
+        return _of_integer((1 if narrow_range else 0) - (1 << (width - 1)) if signed else 0)
+    bit_width = _widened("min_int", bit_width)
     if not signed:
         return bit_width * 0
     power = _power_of_two(bit_width - 1)
     return -power + 1 if narrow_range else -power
 
 
-def _checked(op: str, bit_width: Tensor | int) -> Tensor:
+@torch.jit.unused
+def _checked_integer(op: str, bit_width: SupportsIndex) -> int:
+    """A Python or NumPy integer, as an int within the widths whose ends int64 holds."""
+    try:
+        width = None if isinstance(bit_width, bool) else operator.index(bit_width)
+    except TypeError:
+        width = None
+    if width is None:
+        raise TypeError(
+            f"{op}: bit_width must be a Tensor or an int, got {type(bit_width).__name__}; a floating one is a tensor: "
+            "torch.tensor(4.0)"
+        )
+    if not 1 <= width <= 62:
+        raise ValueError(f"{op}: bit_width must be from 1 to 62, got {width}")
+    return width
+
+
+@torch.jit.unused
+def _of_integer(value: int) -> Tensor:
+    """On the CPU: int() and item() must be able to read it where the default device is another, or meta."""
+    return torch.tensor(value, device="cpu")
+
+
+def _widened(op: str, bit_width: Tensor | int) -> Tensor:
     """bit_width as a tensor that does not wrap: int64, or its own floating dtype."""
-    # TorchScript has checked the type, and could not compile this.
-    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-        if isinstance(bit_width, bool) or not isinstance(bit_width, (Tensor, int)):
-            raise TypeError(f"{op}: bit_width must be a Tensor or an int, got {type(bit_width).__name__}")
-        if isinstance(bit_width, Tensor):
-            check_tensor(op, "bit_width", bit_width)
+    # Only TorchScript comes here with an int, and it cannot compile the checks.
     if isinstance(bit_width, int):
-        return torch.tensor(bit_width)
+        if bit_width < 1 or bit_width > 62:
+            raise ValueError(f"{op}: bit_width must be from 1 to 62, got {bit_width}")
+        return torch.tensor(bit_width, device=torch.device("cpu"))
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        check_tensor(op, "bit_width", bit_width)
     return bit_width if bit_width.is_floating_point() else bit_width.to(torch.int64)
 
 
 def _power_of_two(exponent: Tensor) -> Tensor:
-    return torch.exp2(exponent) if exponent.is_floating_point() else torch.ones_like(exponent) << exponent
+    if exponent.is_floating_point():
+        return torch.exp2(exponent)
+    # And not `<<`, for which torch's ONNX exporter has no function.
+    return torch.bitwise_left_shift(torch.ones_like(exponent), exponent)

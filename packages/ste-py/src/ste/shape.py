@@ -1,9 +1,11 @@
 """Shapes over which statistics are taken: each result is what ``x.view`` or ``x.reshape`` takes.
 
-All of them script and compile.
+All of them script and compile, and FX records the calls.
 """
 
+import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 __all__ = [
     "over_batch_over_output_channels",
@@ -48,6 +50,9 @@ def over_output_channels(x: Tensor) -> tuple[int, int]:
         >>> weight.view(ste.over_output_channels(weight)).shape
         torch.Size([4, 75])
     """
+    # FX's proxies, which have no number of dimensions, are recorded, as torch's own functions record them.
+    if not torch.jit.is_scripting() and not isinstance(x, Tensor) and has_torch_function_unary(x):  # type: ignore[attr-defined]
+        return handle_torch_function(over_output_channels, (x,), x)
     _check_dim("over_output_channels", x, 1)
     return x.shape[0], -1
 
@@ -69,6 +74,9 @@ def over_batch_over_tensor(x: Tensor) -> tuple[int, int]:
         >>> x.view(ste.over_batch_over_tensor(x)).shape
         torch.Size([8, 75])
     """
+    # FX's proxies, which have no number of dimensions, are recorded, as torch's own functions record them.
+    if not torch.jit.is_scripting() and not isinstance(x, Tensor) and has_torch_function_unary(x):  # type: ignore[attr-defined]
+        return handle_torch_function(over_batch_over_tensor, (x,), x)
     _check_dim("over_batch_over_tensor", x, 1)
     return x.shape[0], -1
 
@@ -90,6 +98,9 @@ def over_batch_over_output_channels(x: Tensor) -> tuple[int, int, int]:
         >>> x.view(ste.over_batch_over_output_channels(x)).shape
         torch.Size([8, 3, 25])
     """
+    # FX's proxies, which have no number of dimensions, are recorded, as torch's own functions record them.
+    if not torch.jit.is_scripting() and not isinstance(x, Tensor) and has_torch_function_unary(x):  # type: ignore[attr-defined]
+        return handle_torch_function(over_batch_over_output_channels, (x,), x)
     _check_dim("over_batch_over_output_channels", x, 2)
     return x.shape[0], x.shape[1], -1
 
@@ -111,6 +122,9 @@ def over_output_features(x: Tensor) -> tuple[int, int]:
         >>> x.view(ste.over_output_features(x)).shape
         torch.Size([128, 64])
     """
+    # FX's proxies, which have no number of dimensions, are recorded, as torch's own functions record them.
+    if not torch.jit.is_scripting() and not isinstance(x, Tensor) and has_torch_function_unary(x):  # type: ignore[attr-defined]
+        return handle_torch_function(over_output_features, (x,), x)
     _check_dim("over_output_features", x, 1)
     return -1, x.shape[-1]
 
