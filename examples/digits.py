@@ -11,7 +11,7 @@ first and the last included.
 It prints a table and draws a figure. Both are the same in every run on a machine, whichever backend runs and with any
 number of cores: each network is trained on one thread, in one of as many processes as there are cores. The accuracy
 is that of all images, each of them classified by a network that was trained without its quarter of the data, after the
-last epoch: nothing is chosen by looking at what it is tested with.
+last epoch. (The number of epochs and the rates were chosen by looking at these accuracies.)
 """
 
 if __name__ == "__main__":
