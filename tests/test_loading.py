@@ -2,20 +2,23 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
 import torch
-from processes import CORE_SOURCE, run
+from processes import CORE_SOURCE, output_of, run
 
 import ste
 from ste._backend import Choice, choose
 
 SHOW = "import ste; print(*ste.backend(), sep='|'); import torch; print(ste.round_ste(torch.tensor(1.6)).item())"
+C = f"_C{EXTENSION_SUFFIXES[0]}"
 MINOR = ".".join(torch.__version__.split(".")[:2])
 
 
@@ -56,7 +59,12 @@ def test_python_never_looks_at_ste_core() -> None:
     assert policy("python", core="9.9", builds=()) == Choice(None, "STE_BACKEND=python")
 
 
-@pytest.mark.parametrize("value", ["", "Native", "cuda", "0"])
+def test_an_empty_request_is_auto() -> None:
+    assert policy("") == policy("auto")
+    assert policy("", core=None) == policy("auto", core=None)
+
+
+@pytest.mark.parametrize("value", ["Native", "cuda", "0", " "])
 def test_any_other_request_is_an_error(value: str) -> None:
     with pytest.raises(ValueError, match=f"STE_BACKEND must be auto, native or python, got '{value}'"):
         policy(value)
@@ -88,7 +96,10 @@ def write_build(core: Path, version: str) -> None:
 
 def write_library(core: Path, content: bytes) -> None:
     (folder(core) / "libste.so").write_bytes(content)
-    (folder(core) / "SHA256SUMS").write_text(f"{hashlib.sha256(content).hexdigest()}  libste.so\n")
+    (folder(core) / C).touch()
+    sums = [(content, "libste.so"), (b"", C)]
+    lines = [f"{hashlib.sha256(file).hexdigest()}  {name}\n" for file, name in sums]
+    (folder(core) / "SHA256SUMS").write_text("".join(lines))
 
 
 def assert_falls_back(core: Path | None, reason: str, before: str = "") -> None:
@@ -126,6 +137,41 @@ def test_library_that_is_no_library(core: Path) -> None:
 def test_library_that_only_begins_as_one(core: Path) -> None:
     write_library(core, b"\x7fELF\x02\x01\x01" + bytes(57))
     assert_falls_back(core, "ste-core is installed but does not load: ")
+
+
+def test_the_loaders_own_words_are_given(core: Path) -> None:
+    """All that torch says itself is "Could not load this library"."""
+    source, library = core / "undefined.cpp", core / "undefined.so"
+    source.write_text("extern int no_such_symbol; int* address = &no_such_symbol;\n")
+    output_of("c++", "-shared", "-fPIC", "-o", library, source)
+    write_library(core, library.read_bytes())
+    code = "import runpy; runpy.run_module('ste', run_name='__main__')"
+    for output in (
+        run(SHOW, first_on_path=core),
+        run(SHOW, first_on_path=core, backend="native", succeeds=False).splitlines()[-1],
+        run("import warnings; warnings.simplefilter('ignore'); " + code, first_on_path=core),
+    ):
+        assert "undefined symbol: no_such_symbol" in output
+
+
+SUMS: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",
+    "without the last name": lambda content: content.rsplit(b" ", 1)[0],
+    "without the last line": lambda content: content.splitlines(keepends=True)[0],
+    "without the first line": lambda content: content.splitlines(keepends=True)[1],
+    "with a sum that is cut off": lambda content: content[1:],
+    "with a line too many": lambda content: content + b"and more words than two\n",
+    "binary": lambda content: b"\xff\x00\xfe" * 40,
+    "UTF-16": lambda content: content.decode().encode("utf-16"),
+}
+
+
+@pytest.mark.parametrize("damage", SUMS)
+def test_sums_that_are_damaged(core: Path, damage: str) -> None:
+    path = folder(core) / "SHA256SUMS"
+    path.write_bytes(SUMS[damage](path.read_bytes()))
+    reason = f"SHA256SUMS for torch {torch.__version__} is damaged: it is not what was installed"
+    assert_falls_back(core, f"ste-core is installed but does not load: {reason}")
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -200,6 +246,11 @@ def test_package_of_another_version(core: Path) -> None:
     assert_falls_back(core, f"ste-core 0.0.1 does not belong to ste-py {ste.__version__}")
 
 
+def test_an_empty_variable_is_auto(core: Path) -> None:
+    write_build(core, "2.1.0")
+    assert run(SHOW, first_on_path=core, backend="") == run(SHOW, first_on_path=core)
+
+
 def test_unknown_backend() -> None:
     output = run("import ste", backend="cuda", succeeds=False)
     assert "ValueError: STE_BACKEND must be auto, native or python, got 'cuda'" in output
@@ -232,7 +283,11 @@ def test_command_line() -> None:
     assert lines["backend"] == str(ste.backend())
     assert lines["ste-py"] == ste.__version__
     assert lines["torch"].startswith(torch.__version__)
-    assert set(lines) == {"backend", "ste-py", "ste-core", "torch", "python", "platform"}
+    assert lines["asked"] == f"STE_BACKEND={os.environ.get('STE_BACKEND', '(not set)')}"
+    assert lines["threads"] == f"{torch.get_num_threads()} of torch, {os.cpu_count()} cores"
+    assert lines["cpu"] == torch.backends.cpu.get_cpu_capability()
+    names = {"backend", "asked", "ste-py", "ste-core", "torch", "threads", "cpu", "python", "platform"}
+    assert set(lines) == names
 
 
 def test_command_line_with_a_damaged_installation(core: Path) -> None:

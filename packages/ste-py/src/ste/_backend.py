@@ -127,8 +127,9 @@ def backend() -> Backend:
 
     It is chosen once, when :mod:`ste` is imported. The environment variable ``STE_BACKEND`` decides:
 
-    - ``auto`` (the default, and what an empty value is): native if ste-core is installed and fits the running torch. Not installed: the Python
-      backend, silently. Installed but unusable: the Python backend, and one ``RuntimeWarning`` that says why.
+    - ``auto`` (the default, and what an empty value is): native if ste-core is installed and fits the running torch.
+      Not installed: the Python backend, silently. Installed but unusable: the Python backend, and one
+      ``RuntimeWarning`` that says why.
     - ``native``: native, or an ``ImportError`` that says why not.
     - ``python``: the Python backend; ste-core is not looked at.
 

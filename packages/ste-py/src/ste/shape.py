@@ -50,8 +50,7 @@ def over_output_channels(x: Tensor) -> tuple[int, int]:
         >>> weight.view(ste.over_output_channels(weight)).shape
         torch.Size([4, 75])
     """
-    # FX's proxies, which have no number of dimensions, are recorded, as torch's own functions record them.
-    if not torch.jit.is_scripting() and not isinstance(x, Tensor) and has_torch_function_unary(x):  # type: ignore[attr-defined]
+    if not torch.jit.is_scripting() and _stands_for_tensor(x):  # type: ignore[attr-defined]
         return handle_torch_function(over_output_channels, (x,), x)
     _check_dim("over_output_channels", x, 1)
     return x.shape[0], -1
@@ -74,8 +73,7 @@ def over_batch_over_tensor(x: Tensor) -> tuple[int, int]:
         >>> x.view(ste.over_batch_over_tensor(x)).shape
         torch.Size([8, 75])
     """
-    # FX's proxies, which have no number of dimensions, are recorded, as torch's own functions record them.
-    if not torch.jit.is_scripting() and not isinstance(x, Tensor) and has_torch_function_unary(x):  # type: ignore[attr-defined]
+    if not torch.jit.is_scripting() and _stands_for_tensor(x):  # type: ignore[attr-defined]
         return handle_torch_function(over_batch_over_tensor, (x,), x)
     _check_dim("over_batch_over_tensor", x, 1)
     return x.shape[0], -1
@@ -98,8 +96,7 @@ def over_batch_over_output_channels(x: Tensor) -> tuple[int, int, int]:
         >>> x.view(ste.over_batch_over_output_channels(x)).shape
         torch.Size([8, 3, 25])
     """
-    # FX's proxies, which have no number of dimensions, are recorded, as torch's own functions record them.
-    if not torch.jit.is_scripting() and not isinstance(x, Tensor) and has_torch_function_unary(x):  # type: ignore[attr-defined]
+    if not torch.jit.is_scripting() and _stands_for_tensor(x):  # type: ignore[attr-defined]
         return handle_torch_function(over_batch_over_output_channels, (x,), x)
     _check_dim("over_batch_over_output_channels", x, 2)
     return x.shape[0], x.shape[1], -1
@@ -122,8 +119,7 @@ def over_output_features(x: Tensor) -> tuple[int, int]:
         >>> x.view(ste.over_output_features(x)).shape
         torch.Size([128, 64])
     """
-    # FX's proxies, which have no number of dimensions, are recorded, as torch's own functions record them.
-    if not torch.jit.is_scripting() and not isinstance(x, Tensor) and has_torch_function_unary(x):  # type: ignore[attr-defined]
+    if not torch.jit.is_scripting() and _stands_for_tensor(x):  # type: ignore[attr-defined]
         return handle_torch_function(over_output_features, (x,), x)
     _check_dim("over_output_features", x, 1)
     return -1, x.shape[-1]
@@ -132,3 +128,11 @@ def over_output_features(x: Tensor) -> tuple[int, int]:
 def _check_dim(function: str, x: Tensor, least: int) -> None:
     if x.dim() < least:
         raise ValueError(f"{function}: x must have at least {least} dimension(s), got {x.dim()}")
+
+
+def _stands_for_tensor(x: object) -> bool:
+    """FX's proxies, which have no number of dimensions: the call is recorded, as torch's own functions record theirs.
+
+    Not subclasses of Tensor, nor the modes, which see the methods that are called on them.
+    """
+    return not isinstance(x, Tensor) and has_torch_function_unary(x)
