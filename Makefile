@@ -35,12 +35,13 @@ else
 $(error CORE must be matching, none or other, got $(CORE))
 endif
 
-.PHONY: help demo test matrix mutants bench cuda wheels docs docs-check lint format clean core
+.PHONY: help demo test test-slow matrix mutants bench cuda wheels docs docs-check lint format clean core
 
 help:
 	@echo "make demo    train a quantized network on real data, with a table and a plot of the result"
 	@echo "make test    run all tests          (TORCH=2.14.1: with that torch; CORE=none: without ste-core;"
 	@echo "                                     CORE=other: with a ste-core that was built for another torch)"
+	@echo "make test-slow  run what it leaves out as slow, the matrix aside"
 	@echo "make matrix  prove every transform on both backends, and write the table of it, docs/matrix.md (TORCH=2.14.1)"
 	@echo "make mutants register the native ops in each of the wrong ways, and show which transforms find out"
 	@echo "make bench   measure the ops beside torch.round and what people use in their place, and write docs/bench.md"
@@ -57,6 +58,10 @@ demo: core $(env)/demo.stamp
 
 test: core
 	STE_TEST_EXPECT=$(expect) $(pytest) -m "not slow" $(PYTEST_ARGS)
+
+# What `make test` and `make matrix` leave out.
+test-slow: core
+	STE_TEST_EXPECT=$(expect) $(pytest) -m slow --ignore=tests/matrix $(PYTEST_ARGS)
 
 # One run for each column of the table: our backends, and what stands in their place.
 SUBJECTS ?= native python idiom function

@@ -64,3 +64,18 @@ def test_low_that_the_dtype_does_not_hold(device: str) -> None:
     x = torch.tensor([-1.0, 1.0], dtype=torch.float16, device=device)
     compiled = torch.compile(lambda t: ste.binary_sign_ste(t, -1e30), backend="aot_eager", fullgraph=True)
     assert compiled(x).tolist() == [-math.inf, 1.0]
+
+
+@pytest.mark.slow
+def test_emulate_precision_casts_restores_the_bits() -> None:
+    """What contract.md and transforms.md say of inductor."""
+    x, scale = torch.linspace(-1, 1, 4096).bfloat16(), torch.tensor(0.1)
+
+    def read_back(x: Tensor, scale: Tensor) -> Tensor:
+        return ste.fake_quantize(x, scale, None, -8, 7).float()
+
+    expected = read_back(x, scale)
+    assert not torch.equal(torch.compile(read_back, fullgraph=True)(x, scale), expected)  # else, the pages are wrong
+    torch._dynamo.reset()
+    with torch._inductor.config.patch(emulate_precision_casts=True):
+        assert_same_bits(torch.compile(read_back, fullgraph=True)(x, scale), expected)

@@ -15,7 +15,6 @@ import torch
 from bits import assert_same_bits, special_values, values
 from op_table import FLOATING
 from packaging.version import Version
-from processes import run
 from torch import Tensor
 from torch.func import jacfwd, jacrev, jvp, vmap
 
@@ -308,23 +307,6 @@ def test_large_sums(extent: str, device: str) -> None:
     assert_same_bits(found[0][0], torch.where(by_x > 0, g, 0))
     assert_sums(found[0][1], g.double() * by_scale)
     assert_sums(found[0][2], g.double() * by_zero_point)
-
-
-SUMS = """
-import sys, torch, ste
-torch.set_num_threads(int(sys.argv[1]))
-generator = torch.Generator().manual_seed(0)
-x, g = (torch.randn(64, 48, 100, generator=generator) for _ in range(2))
-for shape in ((), (100,), (48, 1)):
-    leaves = [t.clone().requires_grad_() for t in (x, torch.full(shape, 0.3), torch.full(shape, 1.0))]
-    gradients = torch.autograd.grad(ste.fake_quantize(*leaves, -4, 3), leaves, g)
-    print(*(hash(tuple(t.flatten().tolist())) for t in gradients))
-"""
-
-
-@pytest.mark.skipif(ste.backend().name != "native", reason="of a kernel of the native backend")
-def test_sums_do_not_depend_on_the_number_of_threads() -> None:
-    assert len({run(SUMS, threads, backend="native") for threads in (1, 2, 3, 8)}) == 1
 
 
 @pytest.mark.parametrize("extent", ["per tensor", "per channel"])

@@ -1,4 +1,4 @@
-"""Every layout of memory, length of row, number of threads and instruction set: the same bits."""
+"""Every layout of memory, length of row and instruction set: the same bits."""
 
 import platform
 from collections.abc import Callable
@@ -129,24 +129,6 @@ def test_sums_over_large_tensors(shape: tuple[int, ...], bound: str, device: str
     actual = torch.autograd.grad(ste.tensor_clamp(*leaves), leaves, g)
     for gradient, expected in zip(actual, expected_gradients(g, x, low, high)):
         assert_same_bits(gradient + 0, expected + 0)
-
-
-THREADS = """
-import sys, torch, ste
-torch.set_num_threads(int(sys.argv[1]))
-generator = torch.Generator().manual_seed(0)
-x, g = (torch.randn(64, 48, 101, generator=generator) for _ in range(2))  # threads begin within rows
-for shape in ((), (101,), (48, 1), x.shape):
-    low = torch.randn(shape, generator=generator) - 0.5
-    leaves = [t.clone().requires_grad_() for t in (x, low, low + 1)]
-    y = ste.tensor_clamp(*leaves)
-    print(*(hash(tuple(t.flatten().tolist())) for t in (y, *torch.autograd.grad(y, leaves, g))))
-"""
-
-
-@pytest.mark.skipif(ste.backend().name != "native", reason="of a kernel of the native backend")
-def test_results_do_not_depend_on_the_number_of_threads() -> None:
-    assert len({run(THREADS, threads, backend="native") for threads in (1, 2, 3, 8)}) == 1
 
 
 CAPABILITY = """

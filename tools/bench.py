@@ -3,7 +3,7 @@
 Each number is a ratio to torch.round, or to another call that is named: the competitors take turns in one process, and
 what slows the machine down slows them all. A number that is not known to one part in a hundred is measured for longer.
 The backend is chosen when `ste` is imported, so each has a process of its own. Writes the results;
-tools/bench_report.py makes the page of them.
+tools/bench_report.py makes the page of them. What is large is measured on one thread and on all that torch has.
 """
 
 import argparse
@@ -50,7 +50,9 @@ TURNS = 9
 KNOWN = 0.01
 SECONDS = 0.7
 SECONDS_IN_MEMORY = 3
+SECONDS_ON_ALL_THREADS = 1.5
 LARGE = [(1, 64, 32, 32), (1, 64, 128, 128), (1, 64, 625, 250)]  # 65,536, 1,048,576 and 10,000,000 elements
+FOR_ALL_THREADS = (1, 64, 512, 256)  # 8,388,608 elements
 IN_MEMORY = 1_000_000  # elements, for which no cache that is a core's own is large enough
 GROWTH = [10**power for power in range(9)]
 CALLS = 1000  # whose instructions are counted
@@ -162,6 +164,7 @@ class Result:
         low: The first quartile.
         high: The third quartile.
         seconds: One call, the median.
+        memory: Whether what is freed is kept for the next call, or each result has new memory from the system.
     """
 
     section: str
@@ -175,6 +178,7 @@ class Result:
     layout: str = "contiguous"
     elements: int = 0
     threads: int = 1
+    memory: str = "kept"
 
 
 def race(
@@ -246,6 +250,7 @@ class Bench:
     """Everything that this process, with its backend, can measure."""
 
     def __init__(self, peer: str, *, quick: bool) -> None:
+        self.thread_counts = sorted({1, torch.get_num_threads()})
         torch.set_num_threads(1)
         torch.manual_seed(0)
         self.peer = peer
@@ -312,12 +317,59 @@ class Bench:
         for kind, make in BOUNDS.items():
             for layout, memory_format in LAYOUTS.items():
                 x = (torch.randn(self.sizes[-1]) * 2).contiguous(memory_format=memory_format)
-                calls = {}
-                for title, clamp in (("torch.clamp", torch.clamp), (self.ours, ste.tensor_clamp)):
-                    leaves = [t.clone().requires_grad_() for t in (x, make(x, -1.0), make(x, 1.0))]
-                    arguments = (clamp(*leaves), leaves, torch.randn_like(x))
-                    calls[title] = Call(partial(torch.autograd.grad, retain_graph=True), arguments)
+                calls = self.backwards(x, make)
                 yield from self.race("backward", f"tensor_clamp, {kind}", calls, elements=x.numel(), layout=layout)
+
+    def backwards(self, x: Tensor, make: Callable[[Tensor, float], Tensor]) -> dict[str, Call]:
+        calls = {}
+        for title, clamp in (("torch.clamp", torch.clamp), (self.ours, ste.tensor_clamp)):
+            leaves = [t.clone().requires_grad_() for t in (x, make(x, -1.0), make(x, 1.0))]
+            arguments = (clamp(*leaves), leaves, torch.randn_like(x))
+            calls[title] = Call(partial(torch.autograd.grad, retain_graph=True), arguments)
+        return calls
+
+    def threads(self) -> Iterator[Result]:
+        """What is large, on one thread and on all, in a process as users have it.
+
+        It is to run before `keep_memory`: new pages are zeroed by the thread that writes to them first. Without them,
+        two threads are no match for one of a fast core, which takes most of what the memory has to give.
+        """
+        shape = self.sizes[0] if self.quick else FOR_ALL_THREADS
+
+        def races(section: str, op: str, dtype: torch.dtype, *sets: dict[str, Call]) -> Iterator[Result]:
+            where: dict[str, Any] = {"elements": math.prod(shape), "dtype": str(dtype).removeprefix("torch.")}
+            seconds = 0 if self.quick else SECONDS_ON_ALL_THREADS
+            for threads in self.thread_counts:
+                yield from self.race(section, op, *sets, seconds=seconds, threads=threads, memory="new", **where)
+
+        def new_x(dtype: torch.dtype) -> Tensor:
+            return somewhere(shape, dtype, torch.contiguous_format)
+
+        for dtype, (variant, (op, arguments)) in itertools.product((torch.float32, torch.bfloat16), VARIANTS.items()):
+            sets = []
+            for _ in range(3):
+                x = new_x(dtype)
+                args = (x, *arguments(x))
+                calls = {LIMIT: Call(torch.round, (x,)), self.ours: Call(op.function, args)}
+                if variant.endswith("full"):
+                    calls[THREE_READS] = Call(torch.addcmul, args)
+                sets.append(calls)
+            yield from races("forward", variant, dtype, *sets)
+        for dtype, kind in itertools.product((torch.float32, torch.bfloat16), ("per tensor", "per channel")):
+            x = new_x(dtype).requires_grad_()
+            scale = (number if kind == "per tensor" else per_channel)(x.detach(), 0.6).requires_grad_()
+            calls = {
+                "clone": Call(torch.clone, (x,)),
+                self.ours: Call(ste.fake_quantize, (x, scale, None, -8, 7), inputs=2),
+            }
+            without_gradient = {name: replace(call, arguments=detached(call)) for name, call in calls.items()}
+            yield from races("fake_quantize", kind, dtype, without_gradient)
+            with_backward = {name: call.with_backward() for name, call in calls.items()}
+            yield from races("fake_quantize and backward", kind, dtype, with_backward)
+        for kind, make in BOUNDS.items():
+            yield from races(
+                "backward", f"tensor_clamp, {kind}", torch.float32, self.backwards(new_x(torch.float32), make)
+            )
 
     def fake_quantize(self) -> Iterator[Result]:
         """Four bits, with a scale that is learned, beside the composition and what torch has."""
@@ -344,7 +396,8 @@ class Bench:
                 calls = {name: call.with_backward() for name, call in calls.items()}
                 yield from self.race("fake_quantize and backward", kind, calls, **with_dtype)
                 ours[f"{self.ours}, {dtype}".replace("torch.", "")] = calls[self.ours]
-            yield from self.race("fake_quantize by dtype", kind, ours, **where)
+            for threads in self.thread_counts:
+                yield from self.race("fake_quantize by dtype", kind, ours, **where, threads=threads)
 
     def memory(self) -> Iterator[Result]:
         """The peak of forward and backward, in tensors of x's size."""
@@ -365,6 +418,7 @@ class Bench:
             self.ours: (ste.round_ste, ste.scalar_clamp_ste),
         }
         for shape in self.sizes:
+            torch.compiler.reset()  # it compiles a function no more than eight times, for a number of threads each time
             xs = [somewhere(shape, torch.float32, torch.contiguous_format).requires_grad_() for _ in range(3)]
             sets: list[dict[str, Call]] = [{} for _ in xs]
             for title, (to_integer, clamp) in pairs.items():
@@ -381,10 +435,12 @@ class Bench:
                     yield Result("compiled kernels", "quantizer", title, kernels, kernels, kernels, elements=x.numel())
             # More exactly than the rest: the target allows for two parts in a hundred.
             exactly: dict[str, Any] = {} if self.quick else {"known": KNOWN / 2, "seconds": 4 * SECONDS_IN_MEMORY}
-            yield from self.race("compiled", "quantizer", *sets, elements=x.numel(), **exactly)
+            for threads in self.thread_counts:
+                options = exactly if threads == 1 else {}
+                yield from self.race("compiled", "quantizer", *sets, elements=x.numel(), threads=threads, **options)
 
     def growth(self) -> Iterator[Result]:
-        for threads in (1, 2):
+        for threads in self.thread_counts:
             for elements in GROWTH[:5] if self.quick else GROWTH:
                 x = torch.randn(1, 1, 1, elements)
                 for variant in ("round_ste", "ternary_sign_ste"):
@@ -422,6 +478,7 @@ class Bench:
     def all(self) -> Iterator[Result]:
         if self.backend == "native" and not self.peer:
             yield from self.memory()
+            yield from self.threads()
         keep_memory()
         yield from self.calls()
         yield from self.large()
@@ -516,6 +573,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": cpu[1] if cpu else platform.processor(),
         "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "system": platform.system(),
         "python": platform.python_version(),

@@ -36,7 +36,7 @@ class Module(torch.nn.Module):
             self.arguments.append(argument)
 
     def forward(self, x: Tensor) -> Tensor:
-        arguments = [getattr(self, a) if isinstance(a, str) else a for a in self.arguments]
+        arguments = [getattr(self, a, a) if isinstance(a, str) else a for a in self.arguments]
         return self.op.function(x * 2, *arguments) * 3
 
 

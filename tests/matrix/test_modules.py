@@ -119,7 +119,7 @@ class Quantizer(torch.nn.Module):
                 self.arguments[i] = f"argument{i}"
 
     def forward(self, x: Tensor) -> Tensor:
-        arguments = [getattr(self, a) if isinstance(a, str) else a for a in self.arguments]
+        arguments = [getattr(self, a, a) if isinstance(a, str) else a for a in self.arguments]
         result: Tensor = self.function(x / self.scale, *arguments) * self.scale
         return result
 

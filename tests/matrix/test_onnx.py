@@ -34,7 +34,7 @@ class Module(torch.nn.Module):
             self.arguments.append(argument)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.op.function(x, *[getattr(self, a) if isinstance(a, str) else a for a in self.arguments])
+        return self.op.function(x, *[getattr(self, a, a) if isinstance(a, str) else a for a in self.arguments])
 
 
 def exported(module: torch.nn.Module, x: Tensor, **options: Any) -> onnx.ModelProto:

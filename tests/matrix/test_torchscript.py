@@ -38,7 +38,7 @@ def definition(op: Op) -> str:
 
 def call(op: Op) -> str:
     """Its bounds are written out, as numbers or as tensors of numbers."""
-    arguments = "".join(f", torch.tensor({a(X).tolist()})" if callable(a) else f", {a}" for a in op.arguments)
+    arguments = "".join(f", torch.tensor({a(X).tolist()})" if callable(a) else f", {a!r}" for a in op.arguments)
     return f"{op.name}(x{arguments})"
 
 

@@ -1,11 +1,11 @@
 #include "kernels.h"
 
 #include "../extent.h"
+#include "parallel.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/OpMathType.h>
-#include <ATen/Parallel.h>
 #include <ATen/TensorIterator.h>
 #include <ATen/Version.h>
 #include <ATen/ops/empty.h>
@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -73,6 +74,9 @@ struct Rows {
   int64_t count;               // of the rows to a block, at whose start the arguments start anew
   bool is_inner;               // an argument has one value to a row
   std::array<bool, n> varies;  // or is one number
+
+  // Elements of those arguments that vary.
+  int64_t arguments() const { return is_inner ? count : size; }
 };
 
 template <size_t n>
@@ -144,6 +148,20 @@ class Operands {
     }
   }
 
+  // The same, of the elements of x that belong to some of the arguments' elements, from the first one on.
+  template <typename Function>
+  void for_arguments(int64_t first, int64_t end, int64_t elements, const Function& function) const {
+    const int64_t blocks = rows_.is_inner ? elements / (rows_.size * rows_.count) : 1;
+    for (int64_t block = 0; block < blocks; ++block) {
+      auto data = begin_;
+      for (size_t i = 0; i < operands; ++i) {
+        const int64_t row = first + (is_whole_[i] ? block * rows_.count : 0);
+        data[i] += rows_.is_inner ? row * strides_[operands + i] : first * strides_[i];
+      }
+      function(data.data(), rows_.is_inner ? rows_.size : end - first, rows_.is_inner ? end - first : rows_.count);
+    }
+  }
+
  private:
   void set(size_t i, const void* data, int64_t along, int64_t across) {
     begin_[i] = static_cast<char*>(const_cast<void*>(data));
@@ -156,6 +174,10 @@ class Operands {
   std::array<int64_t, 2 * operands> strides_{};
   std::array<bool, operands> is_whole_{};
 };
+
+// What a thread takes is a multiple of this many elements, so that its part of a result begins with a line of the
+// cache, which it shares with no other.
+constexpr int64_t kUnit = 4096;
 
 // Undefined where TensorIterator is needed.
 template <size_t n, typename Loop>
@@ -171,10 +193,11 @@ at::Tensor dense(const Loop& loop, const at::Tensor& x, const std::array<const a
   for (size_t i = 0; i < n; ++i) {
     operands.set_argument(i + 2, bounds[i]->const_data_ptr(), bounds[i]->element_size(), rows->varies[i]);
   }
-  at::parallel_for(0, x.numel(), at::internal::GRAIN_SIZE, [&](int64_t first, int64_t end) {
-    operands.for_rows(first, end, [&](char* const* data, int64_t size, int64_t count) {
-      loop(data, operands.strides(), size, count);
-    });
+  const int64_t elements = x.numel();
+  parallel_for((elements + kUnit - 1) / kUnit, at::internal::GRAIN_SIZE / kUnit, [&](int64_t begin, int64_t end) {
+    operands.for_rows(
+        begin * kUnit, std::min(end * kUnit, elements),
+        [&](char* const* data, int64_t size, int64_t count) { loop(data, operands.strides(), size, count); });
   });
   return y;
 }
@@ -214,14 +237,15 @@ at::Tensor clamp(const at::Tensor& x, const at::Tensor& min_val, const at::Tenso
 
 namespace {
 
-// Elements to a slice, each of which has sums of its own, in an order that no number of threads changes.
-constexpr int64_t kSlice = 1 << 15;
-constexpr int64_t kMaxSlices = 64;
+// Elements to a part, each of which has sums of its own, in an order that no number of threads changes.
+constexpr int64_t kPart = 1 << 15;
+constexpr int64_t kMaxParts = 256;
+// Sums of their own for fewer parts than this would leave most processors without work.
+constexpr int64_t kEnoughParts = 16;
 
-int64_t number_of_slices(int64_t elements, int64_t sums) {
-  const int64_t slices = std::clamp<int64_t>(elements / kSlice, 1, kMaxSlices);
-  // All of the sums together stay small beside x.
-  return std::min(slices, std::max<int64_t>(1, elements / (16 * std::max<int64_t>(1, sums))));
+// Of so many elements of x, all sums together stay small beside x.
+int64_t parts_with_sums(int64_t elements, int64_t sums) {
+  return elements / (16 * std::max<int64_t>(1, sums));
 }
 
 // As at::empty_like of what is contiguous, without the dispatcher.
@@ -234,79 +258,96 @@ struct Gradient {
   Gradient() = default;
 
   Gradient(const at::Tensor& argument, const at::Tensor& x)
-      : kind(argument.numel() == x.numel() ? Output::store : Output::sum) {
+      : kind(argument.numel() == x.numel() ? Output::store : Output::sum), size(argument.numel()) {
     if (kind == Output::store) {
       stored = argument.is_contiguous() ? empty_contiguous(argument) : at::empty_like(argument);
     }
   }
 
-  void allocate_sums(const at::Tensor& argument, int64_t slices) {
-    sums.resize(static_cast<size_t>(slices * argument.numel()));
+  // `count` times the sums.
+  void allocate_sums(int64_t count) {
+    copies = count;
+    sums.reset(new double[static_cast<size_t>(copies * size)]);  // without the zeros, which take threads too
+    parallel_for(copies * size, at::internal::GRAIN_SIZE, [&](int64_t begin, int64_t end) {
+      std::fill(sums.get() + begin, sums.get() + end, 0.0);
+    });
+  }
+
+  // The sums of all parts, times a factor.
+  at::Tensor total(double factor, const at::Tensor& argument) const {
+    at::Tensor result = empty_contiguous(argument);
+    AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, argument.scalar_type(), "total", [&] {
+      auto* const to = result.mutable_data_ptr<scalar_t>();
+      parallel_for(size, at::internal::GRAIN_SIZE / copies + 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          double sum = 0;
+          for (int64_t copy = 0; copy < copies; ++copy) {
+            sum += sums[copy * size + i];
+          }
+          to[i] = static_cast<scalar_t>(static_cast<at::opmath_type<scalar_t>>(sum * factor));
+        }
+      });
+    });
+    return result;
   }
 
   Output kind = Output::none;
+  int64_t size = 0;
   at::Tensor stored;
-  std::vector<double> sums;  // those of the slices, one after the other
+  std::unique_ptr<double[]> sums;  // for each of the parts, one after the other, or for all of them
+  int64_t copies = 1;
 };
-
-// The sums of all slices, times a factor.
-at::Tensor total(const std::vector<double>& sums, int64_t slices, double factor, const at::Tensor& argument) {
-  at::Tensor result = empty_contiguous(argument);
-  const int64_t size = result.numel();
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, argument.scalar_type(), "total", [&] {
-    auto* const to = result.mutable_data_ptr<scalar_t>();
-    for (int64_t i = 0; i < size; ++i) {
-      double sum = 0;
-      for (int64_t slice = 0; slice < slices; ++slice) {
-        sum += sums[slice * size + i];
-      }
-      to[i] = static_cast<scalar_t>(static_cast<at::opmath_type<scalar_t>>(sum * factor));
-    }
-  });
-  return result;
-}
 
 // What a backward works on: g and x, two arguments that broadcast to x's shape, and the gradients to the last three, in
 // the order of Loops::clamp_backward.
+//
+// It is done in parts, side by side. Each has some of x's elements, and sums of its own. Where that would be too many
+// sums, each has some of the arguments' elements instead, with all that belongs to them, and so these sums to itself.
 struct Backward {
   Backward(
       const at::Tensor& gradient, const at::Tensor& input, const at::Tensor& first, const at::Tensor& second,
       const std::array<bool, 3>& needed)
       : g(gradient), x(input), arguments{&input, &first, &second} {
-    int64_t sums = 0;
+    const int64_t elements = x.numel();
+    int64_t most_parts = kMaxParts;
     for (size_t i = 0; i < 3; ++i) {
       if (needed[i]) {
         gradients[i] = Gradient(*arguments[i], x);
-        sums = std::max(sums, gradients[i].kind == Output::sum ? arguments[i]->numel() : 0);
+        if (gradients[i].kind == Output::sum) {
+          most_parts = std::min(most_parts, parts_with_sums(elements, gradients[i].size));
+        }
       }
       outputs[i] = gradients[i].kind;
     }
-    slices = number_of_slices(x.numel(), sums);
+    parts = std::clamp<int64_t>(elements / kPart, 1, kMaxParts);
+    is_by_argument = parts > 1 && most_parts < std::min(parts, kEnoughParts);
+    if (!is_by_argument) {
+      parts = std::clamp<int64_t>(most_parts, 1, parts);
+    }
     for (size_t i = 0; i < 3; ++i) {
       if (outputs[i] == Output::sum) {
-        gradients[i].allocate_sums(*arguments[i], slices);
-        slice_bytes[i] = arguments[i]->numel() * static_cast<int64_t>(sizeof(double));
+        gradients[i].allocate_sums(parts_with_sums(elements, gradients[i].size) < parts ? 1 : parts);
+        part_bytes[i] = gradients[i].copies == 1 ? 0 : gradients[i].size * static_cast<int64_t>(sizeof(double));
       }
     }
   }
 
-  // The operands of a loop, moved on to the sums of a slice.
-  std::array<char*, 7> of_slice(int64_t slice, char* const* data) const {
+  // The operands of a loop, moved on to the sums of a part.
+  std::array<char*, 7> of_part(int64_t part, char* const* data) const {
     std::array<char*, 7> moved;
     std::copy_n(data, moved.size(), moved.begin());
     for (size_t i = 0; i < 3; ++i) {
-      moved[i] += slice * slice_bytes[i];
+      moved[i] += part * part_bytes[i];
     }
     return moved;
   }
 
-  // `function` of each slice, and of the elements of x where it begins and ends.
+  // `function` of each part, and of where it begins and ends of so many elements.
   template <typename Function>
-  void for_slices(const Function& function) const {
-    const int64_t elements = x.numel();
-    at::parallel_for(0, slices, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t slice = begin; slice < end; ++slice) {
-        function(slice, elements * slice / slices, elements * (slice + 1) / slices);
+  void for_parts(int64_t elements, const Function& function) const {
+    parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t part = begin; part < end; ++part) {
+        function(part, elements * part / parts, elements * (part + 1) / parts);
       }
     });
   }
@@ -316,14 +357,15 @@ struct Backward {
   std::array<const at::Tensor*, 3> arguments;
   std::array<Gradient, 3> gradients;
   std::array<Output, 3> outputs{};
-  std::array<int64_t, 3> slice_bytes{};
-  int64_t slices = 1;
+  std::array<int64_t, 3> part_bytes{};
+  int64_t parts = 1;
+  bool is_by_argument = false;
 };
 
 // Whether it was done without TensorIterator.
 template <typename Loop>
-bool dense_backward(const Loop& loop, Backward& backward) {
-  const auto& [g, x, arguments, gradients, outputs, slice_bytes, slices] = backward;
+bool dense_backward(const Loop& loop, const Backward& backward) {
+  const auto& [g, x, arguments, gradients, outputs, part_bytes, parts, is_by_argument] = backward;
   const auto rows = rows_of<2>(x, {arguments[1], arguments[2]});
   if (!rows || !are_alike(g, x)) {
     return false;
@@ -346,29 +388,51 @@ bool dense_backward(const Loop& loop, Backward& backward) {
         operands.set_whole(i, gradients[i].stored.const_data_ptr(), arguments[i]->element_size());
         break;
       case Output::sum:
-        operands.set_argument(i, gradients[i].sums.data(), sizeof(double), varies);
+        operands.set_argument(i, gradients[i].sums.get(), sizeof(double), varies);
         break;
     }
   }
-  backward.for_slices([&](int64_t slice, int64_t first, int64_t end) {
-    operands.for_rows(first, end, [&](char* const* data, int64_t size, int64_t count) {
-      loop(backward.of_slice(slice, data).data(), operands.strides(), size, count, outputs.data());
-    });
+  const int64_t elements = x.numel();
+  backward.for_parts(is_by_argument ? rows->arguments() : elements, [&](int64_t part, int64_t first, int64_t end) {
+    const auto of_rows = [&](char* const* data, int64_t size, int64_t count) {
+      loop(backward.of_part(part, data).data(), operands.strides(), size, count, backward.outputs.data());
+    };
+    if (backward.is_by_argument) {
+      operands.for_arguments(first, end, elements, of_rows);
+    } else {
+      operands.for_rows(first, end, of_rows);
+    }
   });
   return true;
 }
 
+// The longest dimension along which no two elements belong to the same sum of all parts; -1 where there is none.
+int64_t dim_of_arguments(const at::TensorIterator& iterator, const Backward& backward) {
+  int64_t longest = -1;
+  for (int64_t dim = 0; dim < iterator.ndim(); ++dim) {
+    bool is_apart = true;
+    for (size_t i = 0; i < 3; ++i) {
+      const bool is_shared = backward.outputs[i] == Output::sum && backward.part_bytes[i] == 0;
+      is_apart = is_apart && !(is_shared && iterator.strides(static_cast<int64_t>(i))[dim] == 0);
+    }
+    if (is_apart && (longest < 0 || iterator.shape()[dim] > iterator.shape()[longest])) {
+      longest = dim;
+    }
+  }
+  return longest;
+}
+
 template <typename Loop>
-void backward_of_any(const Loop& loop, Backward& backward) {
+void backward_of_any(const Loop& loop, const Backward& backward) {
   const auto& x = backward.x;
   const auto unused = at::empty({}, x.options());
   std::array<at::Tensor, 3> targets;
   for (size_t i = 0; i < 3; ++i) {
-    auto& [kind, stored, sums] = backward.gradients[i];
-    targets[i] = kind == Output::store ? stored
-                 : kind == Output::sum
-                     ? at::from_blob(sums.data(), backward.arguments[i]->sizes(), x.options().dtype(at::kDouble))
-                     : unused;
+    const auto& gradient = backward.gradients[i];
+    const auto sums = [&] {
+      return at::from_blob(gradient.sums.get(), backward.arguments[i]->sizes(), x.options().dtype(at::kDouble));
+    };
+    targets[i] = gradient.kind == Output::store ? gradient.stored : gradient.kind == Output::sum ? sums() : unused;
     targets[i] = targets[i].expand(x.sizes());
   }
   // Several elements of a target may be one number in memory: that is how it is summed.
@@ -379,12 +443,29 @@ void backward_of_any(const Loop& loop, Backward& backward) {
   }
   config.add_borrowed_const_input(backward.g).add_borrowed_const_input(x);
   config.add_borrowed_const_input(*backward.arguments[1]).add_borrowed_const_input(*backward.arguments[2]);
-  const auto iterator = config.build();
-  backward.for_slices([&](int64_t slice, int64_t first, int64_t end) {
-    const auto of_slice = [&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
-      loop(backward.of_slice(slice, data).data(), strides, size0, size1, backward.outputs.data());
+  const at::TensorIterator iterator = config.build();
+  const auto of_part = [&](int64_t part) {
+    return [&, part](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
+      loop(backward.of_part(part, data).data(), strides, size0, size1, backward.outputs.data());
     };
-    iterator.serial_for_each(of_slice, {first, end});
+  };
+  if (!backward.is_by_argument) {
+    backward.for_parts(iterator.numel(), [&](int64_t part, int64_t first, int64_t end) {
+      iterator.serial_for_each(of_part(part), {first, end});
+    });
+    return;
+  }
+  const int64_t dim = dim_of_arguments(iterator, backward);
+  if (dim < 0) {
+    iterator.serial_for_each(of_part(0), {0, iterator.numel()});
+    return;
+  }
+  backward.for_parts(iterator.shape()[dim], [&](int64_t part, int64_t first, int64_t end) {
+    if (first < end) {
+      at::TensorIterator some(iterator);
+      some.narrow(static_cast<int>(dim), first, end - first);
+      some.serial_for_each(of_part(part), {0, some.numel()});
+    }
   });
 }
 
@@ -394,17 +475,18 @@ template <typename Loop>
 std::array<at::Tensor, 3> backward(
     const Loop& loop, const at::Tensor& g, const at::Tensor& x, const at::Tensor& first, const at::Tensor& second,
     const std::array<bool, 3>& needed, double factor = 1) {
-  Backward backward(g, x, first, second, needed);
+  const Backward backward(g, x, first, second, needed);
   if (!dense_backward(loop, backward)) {
     backward_of_any(loop, backward);
   }
   std::array<at::Tensor, 3> result;
   for (size_t i = 0; i < 3; ++i) {
-    const auto& [kind, stored, sums] = backward.gradients[i];
-    if (kind == Output::sum) {
-      result[i] = total(sums, backward.slices, factor, *backward.arguments[i]);
+    const auto& gradient = backward.gradients[i];
+    if (gradient.kind == Output::sum) {
+      result[i] = gradient.total(factor, *backward.arguments[i]);
     } else {
-      result[i] = kind == Output::store && i > 0 && factor != 1 ? stored.mul(factor) : stored;
+      const bool has_factor = i > 0 && factor != 1 && gradient.kind == Output::store;
+      result[i] = has_factor ? gradient.stored.mul(factor) : gradient.stored;
     }
   }
   return result;

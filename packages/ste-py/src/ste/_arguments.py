@@ -86,7 +86,8 @@ def check_quantization(
         number(op, "grad_scale", grad_scale)
     if quant_min >= quant_max:
         raise ValueError(f"{op}: quant_min={quant_min} is not less than quant_max={quant_max}")
-    if not isinstance(quant_min, torch.SymInt) and not isinstance(quant_max, torch.SymInt):
+    is_known = not isinstance(quant_min, torch.SymInt) and not isinstance(quant_max, torch.SymInt)
+    if is_known and max(quant_max, -quant_min) > 1 << 24:
         dtype = torch.promote_types(x.dtype, torch.float32)
         if end_in_dtype(quant_min, dtype, True) > end_in_dtype(quant_max, dtype, False):
             raise ValueError(f"{op}: no {_name(dtype)} lies between quant_min={quant_min} and quant_max={quant_max}")
@@ -153,8 +154,8 @@ def check_broadcast(op: str, name: str, bound: Sequence[int], x: Sequence[int]) 
     """The bound's shape broadcasts to x's; one element does to any."""
     trailing = x[len(x) - len(bound) :] if len(bound) <= len(x) else [1] * len(bound)
     if any(b != s and b != 1 for b, s in zip(bound, trailing)):
-        message = f"{op}: {name} of shape {list(bound)} does not broadcast to x's shape {list(x)}"
-        raise RuntimeError(message + _hint(name, bound, x))
+        hint = _hint(name, bound, x)
+        raise RuntimeError(f"{op}: {name} of shape {list(bound)} does not broadcast to x's shape {list(x)}{hint}")
 
 
 def _hint(name: str, parameter: Sequence[int], x: Sequence[int]) -> str:
@@ -254,6 +255,8 @@ def tensor_bound(bound: Tensor, dtype: torch.dtype, *, is_min: bool) -> Tensor:
 
 def exact_value(op: str, name: str, value: Any, x: Tensor) -> int | float | torch.SymInt | torch.SymFloat:
     """A value that has to be represented exactly when x is an integer tensor; of a floating x, as `scalar_bound`."""
+    if type(value) is float and x.is_floating_point():
+        return _rounded(value, torch.finfo(x.dtype))
     if isinstance(value, (torch.SymInt, torch.SymFloat)) or x.is_floating_point():
         return scalar_bound(op, name, value, x)
     exact = number(op, name, value)

@@ -181,11 +181,13 @@ class binary_sign_ste_fn(_StraightThrough):
     @staticmethod
     def forward(x: Tensor, low: torch.types.Number = 0.0) -> Tensor:
         value: Any = exact_value("binary_sign_ste", "low", low, checked("binary_sign_ste", x))
-        is_symbol = isinstance(value, (torch.SymInt, torch.SymFloat))  # which is not to be looked at
-        if not is_symbol and value == 0 and math.copysign(1, value) > 0:
+        if isinstance(value, (torch.SymInt, torch.SymFloat)):  # which is not to be looked at
+            symbol: Any = value
+            value = torch.scalar_tensor(symbol, dtype=x.dtype, device=x.device)
+        elif value == 0 and math.copysign(1, value) > 0:
             return (x >= 0).to(x.dtype)
-        one, lower = (torch.scalar_tensor(number, dtype=x.dtype, device=x.device) for number in (1, value))
-        return torch.where(x >= 0, one, lower)
+        y = torch.where(x >= 0, torch.scalar_tensor(1, dtype=x.dtype, device=x.device), value)
+        return y if y.dtype == x.dtype else y.to(x.dtype)
 
     @staticmethod
     def symbolic(g: Any, x: Any, low: Any = 0.0) -> Any:
@@ -375,13 +377,17 @@ class fake_quantize_fn(_ElementwiseFunction):
     def symbolic(
         g: Any, x: Any, scale: Any, zero_point: Any, quant_min: Any, quant_max: Any, grad_scale: Any, inside: Any
     ) -> Any:
-        dtype = 11 if x.type().scalarType() == "Double" else 1  # as ONNX numbers double and float
+        from torch.onnx import symbolic_helper
+
+        is_double = x.type().scalarType() == "Double"
+        computed, dtype = (torch.float64, 11) if is_double else (torch.float32, 1)  # as ONNX numbers them
         x_wide, scale = (g.op("Cast", value, to_i=dtype) for value in (x, scale))
-        computed = torch.float64 if dtype == 11 else torch.float32
-        low, high = (
-            g.op("Constant", value_t=torch.tensor(end_in_dtype(end.node()["value"], computed, is_min)).to(computed))
-            for end, is_min in ((quant_min, True), (quant_max, False))
-        )
+
+        def end(value: Any, name: str, is_min: bool) -> Any:
+            number = end_in_dtype(symbolic_helper._get_const(value, "i", name), computed, is_min)
+            return g.op("Constant", value_t=torch.tensor(number, dtype=computed))
+
+        low, high = end(quant_min, "quant_min", True), end(quant_max, "quant_max", False)
         is_none = zero_point.type().kind() == "NoneType"
         zero_point = g.op("Cast", g.op("Constant", value_t=torch.tensor(0)) if is_none else zero_point, to_i=dtype)
         rounded = g.op("Add", g.op("Round", g.op("Div", x_wide, scale)), zero_point)

@@ -105,7 +105,7 @@ def fake_quantize(
         if not torch.jit.is_scripting() and has_torch_function((x, scale, zero_point)):  # type: ignore[attr-defined]
             arguments: Any = (x, scale, zero_point, quant_min, quant_max, grad_scale, inside, axis)
             return handle_torch_function(fake_quantize, arguments[:3], *arguments)
-        scale = _along(axis, x, "fake_quantize", "scale", scale)  # type: ignore[arg-type]  # a number stays one
+        scale = _along(axis, x, "fake_quantize", "scale", scale)  # type: ignore[arg-type]
         zero_point = None if zero_point is None else _along(axis, x, "fake_quantize", "zero_point", zero_point)
     return _fake_quantize(x, scale, zero_point, quant_min, quant_max, grad_scale, inside)
 
@@ -114,9 +114,9 @@ _fake_quantize: Callable[..., Tensor] = implement(fake_quantize, fake_quantize_f
 
 
 def _along(axis: int, x: Tensor, op: str, name: str, parameter: Tensor) -> Tensor:
-    """A parameter of one dimension, along a dimension of x."""
+    """A parameter of one dimension, along a dimension of x. A number stays one."""
     if not isinstance(parameter, Tensor):
-        return parameter  # type: ignore[unreachable]  # a number
+        return parameter  # type: ignore[unreachable]
     if parameter.dim() == 0:
         return parameter
     if axis < -x.dim() or axis >= x.dim():
@@ -240,15 +240,16 @@ def lsq_grad_scale(x: Tensor, scale: Tensor, quant_max: Integer) -> float:
             return handle_torch_function(lsq_grad_scale, (x, scale), x, scale, quant_max)
         check_is_tensor("lsq_grad_scale", "x", x)
         check_is_tensor("lsq_grad_scale", "scale", scale)
-        if isinstance(quant_max, Tensor):
-            quant_max = integer("lsq_grad_scale", "quant_max", quant_max)
         given: Any = quant_max
-        if not isinstance(given, (int, torch.SymInt)):
+        if isinstance(given, Tensor):
+            quant_max = integer("lsq_grad_scale", "quant_max", given)
+        elif not isinstance(given, (int, torch.SymInt)):
             number("lsq_grad_scale", "quant_max", given)
     if quant_max <= 0:
         raise ValueError(f"lsq_grad_scale: quant_max must be positive, got {quant_max}")
     if x.numel() == 0 or scale.numel() == 0:
         raise ValueError("lsq_grad_scale: neither x nor scale may be empty")
-    factor: Any = (x.numel() / scale.numel() * quant_max) ** -0.5
+    largest: int = quant_max  # type: ignore[assignment]
+    factor: float = (x.numel() / scale.numel() * largest) ** -0.5
     # A symbol stays one: as a number, it would be what the symbol stands for now.
     return float(factor) if torch.jit.is_scripting() else factor  # type: ignore[attr-defined]

@@ -1,0 +1,257 @@
+"""The guides' quantizers where quantizers are used. The code is the guides' own, cut out of the pages."""
+
+import copy
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import ste
+
+pytestmark = pytest.mark.repository
+
+ROOT = Path(__file__).parent.parent
+GUIDES = ROOT / "docs" / "guides"
+
+
+def definitions(page: Path, *names: str) -> list[Any]:
+    """Run the blocks of a page that define these names, with its imports, and return what is defined."""
+    blocks = re.findall(r"^```(?:\{code-cell\}|python)\n(?::.*\n+)*(.*?)^```", page.read_text(), re.M | re.S)
+    namespace: dict[str, Any] = {"torch": torch, "ste": ste}
+    for block in blocks:
+        if any(re.search(rf"^(class|def) {name}\b", block, re.M) for name in names):
+            exec(block, namespace)
+    return [namespace[name] for name in names]
+
+
+@pytest.fixture(scope="module")
+def lsq() -> list[Any]:
+    return definitions(GUIDES / "lsq.md", "LearnedScale", "initialize_scales")
+
+
+@pytest.fixture
+def learned(lsq: list[Any]) -> Any:
+    """Scaled for a batch of 8."""
+    make, initialize_scales = lsq
+    quantizer: Any = make(bits=4)
+    initialize_scales(quantizer, batch(8))
+    return quantizer
+
+
+def batch(size: int) -> Tensor:
+    return torch.randn(size, 4, generator=torch.Generator().manual_seed(size))
+
+
+def gradients(quantizer: Any, x: Tensor) -> list[Tensor]:
+    """The result, and the gradients to x and to the scale."""
+    leaf = x.clone().requires_grad_()
+    y = quantizer(leaf)
+    weights = torch.linspace(-1, 1, y.numel()).view_as(y)
+    return [y.detach(), *torch.autograd.grad(y, [leaf, *quantizer.parameters()], weights)]
+
+
+def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
+    assert len(found) == len(expected) == 3
+    for one, other in zip(found, expected):
+        assert torch.equal(one, other)
+
+
+def test_the_scale_is_of_the_first_batch(lsq: list[Any]) -> None:
+    make, initialize_scales = lsq
+    model: Any = nn.Sequential(make(bits=4), nn.ReLU(), make(bits=2, signed=False))
+    x = batch(8)
+    initialize_scales(model, x)
+    first, last = model[0].scale.detach().clone(), model[2].scale.detach().clone()
+    assert first.shape == last.shape == (1,)
+    assert torch.allclose(first, 2 * x.abs().mean() / 7**0.5)
+    assert torch.allclose(last, 2 * model[1](model[0](x)).mean() / 3**0.5)
+    model(100 * x)
+    assert torch.equal(model[0].scale, first)  # later batches leave it
+
+
+def test_compile(learned: Any) -> None:
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(learned, dynamic=True, fullgraph=True, backend=counter)
+    for size in (8, 3, 5, 2, 16, 7, 33, 12):
+        assert_same(gradients(compiled, batch(size)), gradients(learned, batch(size)))
+    assert counter.frame_count <= 2
+
+
+BATCH = ({0: torch.export.Dim("batch", max=64)},)
+
+
+def test_export(learned: Any) -> None:
+    program = torch.export.export(learned, (batch(8),), dynamic_shapes=BATCH).module()
+    for size in (8, 3, 16):
+        assert_same(gradients(program, batch(size)), gradients(learned, batch(size)))
+
+
+def test_onnx(learned: Any, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own, other ones with every version
+        program = torch.onnx.export(
+            learned.eval(), (batch(8),), dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False
+        )
+    assert program is not None
+    file = tmp_path / "quantizer.onnx"
+    program.save(file)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    for size in (8, 3, 16):
+        (y,) = session.run(None, {name: batch(size).numpy()})
+        # 0.0 for -0.0 is ONNX Runtime's.
+        np.testing.assert_array_equal(y, learned(batch(size)).detach().numpy())
+
+
+def test_fully_shard(learned: Any) -> None:
+    from torch.distributed import HashStore  # type: ignore[attr-defined]
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    expected = copy.deepcopy(learned)
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    try:
+        sharded: Any = fully_shard(learned, mesh=init_device_mesh("cpu", (1,)))
+        for size in (8, 3):
+            optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in (sharded, expected)]
+            for model, optimizer in zip((sharded, expected), optimizers):
+                optimizer.zero_grad()
+                model(batch(size)).square().sum().backward()
+                optimizer.step()
+        (scale,) = sharded.parameters()
+        assert torch.equal(scale.full_tensor(), expected.scale)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_meta_device(lsq: list[Any]) -> None:
+    make, initialize_scales = lsq
+    with torch.device("meta"):
+        model: Any = nn.Sequential(nn.Linear(4, 4), make(bits=4))
+    assert model(torch.empty(3, 4, device="meta")).shape == (3, 4)
+    model.to_empty(device="cpu")
+    model[0].reset_parameters()
+    initialize_scales(model, batch(8))
+    expected = make(bits=4)
+    expected.initialize(model[0](batch(8)))
+    assert_same(gradients(model[1], batch(8)), gradients(expected, batch(8)))
+
+
+def test_symbolic_trace(learned: Any) -> None:
+    traced = torch.fx.symbolic_trace(learned)
+    for size in (8, 3):  # the factor follows the batch
+        assert_same(gradients(traced, batch(size)), gradients(learned, batch(size)))
+
+
+def test_deepcopy(learned: Any) -> None:
+    copied = copy.deepcopy(learned)
+    assert_same(gradients(copied, batch(8)), gradients(learned, batch(8)))
+    with torch.no_grad():
+        copied.scale.mul_(2)
+    assert not torch.equal(copied(batch(8)), learned(batch(8)))
+
+
+def test_state_dict(lsq: list[Any], learned: Any) -> None:
+    other: Any = lsq[0](bits=4)
+    other.load_state_dict(learned.state_dict())
+    assert_same(gradients(other, batch(8)), gradients(learned, batch(8)))
+
+
+def test_a_scale_recovers(learned: Any) -> None:
+    """A step that is too long takes a scale below 0. Its gradient takes it back."""
+    with torch.no_grad():
+        learned.scale.fill_(-0.1)
+    optimizer = torch.optim.SGD(learned.parameters(), lr=0.1)
+    for _ in range(20):
+        optimizer.zero_grad()
+        (learned(batch(8)) - batch(8)).square().sum().backward()
+        optimizer.step()
+    (scale,) = learned.parameters()
+    assert scale.item() > 0
+
+
+def test_lsq_to_the_letter(learned: Any) -> None:
+    """Equations 3 and 5: between quant_max and quant_max + 1/2, nothing to x and quant_max to the scale."""
+    with torch.no_grad():
+        learned.scale.fill_(1.0)
+    x = torch.tensor([7.25], requires_grad=True)
+    learned(x).sum().backward()
+    (scale,) = learned.parameters()
+    assert x.grad is not None
+    assert scale.grad is not None
+    assert x.grad.tolist() == [0.0]
+    assert scale.grad.item() == pytest.approx(7 * 7**-0.5)
+
+
+def parametrized(quantizer: Any) -> type[nn.Linear]:
+    class Parametrized(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(x, quantizer(self.weight), self.bias)
+
+    return Parametrized
+
+
+def recipe(name: str) -> Any:
+    """A linear layer that is quantized in the way of a page."""
+    if name == "quantizers":
+        return parametrized(definitions(GUIDES / "quantizers.md", "FourBits")[0]())
+    if name == "lsq":
+        quantizer = definitions(GUIDES / "lsq.md", "LearnedScale")[0](bits=4)
+        quantizer.initialize(torch.zeros(2))
+        return parametrized(quantizer)
+    page, layer = {
+        "readme": (ROOT / "README.md", "QuantLinear"),
+        "quick_start": (GUIDES / "quick_start.md", "QuantLinear"),
+        "binary": (GUIDES / "binary.md", "BinaryLinear"),
+        "ternary": (GUIDES / "binary.md", "TernaryLinear"),
+    }[name]
+    return definitions(page, layer)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["readme", "quick_start", "binary", "ternary", "quantizers", "lsq"])
+def test_zero_weights_heal(name: str, dtype: torch.dtype) -> None:
+    layer = recipe(name)(4, 2, bias=False).to(dtype)
+    nn.init.zeros_(layer.weight)
+    y = layer(torch.ones(1, 4, dtype=dtype))
+    # One bit has no zero: the least that it has is the floor.
+    assert (y.abs().max() < 1e-5) if name == "binary" else y.eq(0).all()
+    y.float().sum().backward()
+    assert layer.weight.grad.isfinite().all()
+    assert layer.weight.grad.ne(0).all()
+
+
+SCALES = re.compile(r"^ *(?:scale|size|largest) = .*(?:amax|mean)\(.*$", re.M)
+
+
+def test_every_recipe_has_a_floor() -> None:
+    found = 0
+    for page in [ROOT / "README.md", *sorted(GUIDES.glob("*.md"))]:
+        text = page.read_text()
+        for match in SCALES.finditer(text):
+            found += 1
+            two_lines = text[match.start() :].splitlines()[:2]
+            assert "clamp(min=" in " ".join(two_lines), (page.name, match[0])
+    assert found >= 6
+
+
+def test_a_scale_that_is_updated_in_place() -> None:
+    (make,) = definitions(GUIDES / "migration.md", "Observed")
+    quantizer, x = make(), torch.randn(4, requires_grad=True)
+    (quantizer(x) + quantizer(2 * x)).sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    # Without the copy, which is what the page is for:
+    scale = torch.tensor([0.1])
+    y = ste.fake_quantize(x, scale, None, -127, 127)
+    scale.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()

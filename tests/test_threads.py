@@ -1,0 +1,133 @@
+"""The loops run on all of torch's threads, which are the only ones, and give the same bits with any number of them."""
+
+import gc
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from op_table import OPS
+from processes import run
+from test_layouts import LAYOUTS
+from torch import Tensor
+
+import ste
+
+pytestmark = pytest.mark.skipif(ste.backend().name != "native", reason="the Python backend has no loops of its own")
+
+Call = Callable[[], Sequence[Tensor]]
+
+# Enough for each of eight threads, which begin within rows.
+SHAPE = (32, 256, 127)
+# Shapes of x and of two parameters: with few sums, and with too many for each thread to have all of them.
+WITH_SUMS: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = [
+    (SHAPE, (), ()),
+    (SHAPE, (127,), (127,)),
+    (SHAPE, (256, 1), ()),
+    (SHAPE, (256, 1), (127,)),
+    (SHAPE, (32, 1, 127), (127,)),
+    (SHAPE, SHAPE, (256, 1)),
+    ((8, 1 << 17), (1 << 17,), (1 << 17,)),
+    ((8, 1 << 17), (1 << 17,), ()),
+    ((1 << 17, 8), (1 << 17, 1), (1 << 17, 1)),
+    ((4, 1 << 15, 8), (1 << 15, 1), (8,)),
+]
+
+
+def normal(shape: Sequence[int], seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def gradients(name: str, x: Tensor, *arguments: Any) -> Call:
+    """The backward alone."""
+    leaves = [t.detach().requires_grad_() if isinstance(t, Tensor) else t for t in (x, *arguments)]
+    y = getattr(ste, name)(*leaves)
+    g = torch.empty_like(y).copy_(normal(x.shape, 1))
+    return partial(torch.autograd.grad, y, [t for t in leaves if isinstance(t, Tensor)], g, retain_graph=True)
+
+
+def calls(dtype: torch.dtype) -> Iterator[tuple[str, Call]]:
+    """Every loop, of elements one after the other and of those that lie apart."""
+    for layout, lay_out in LAYOUTS.items():
+        x = lay_out(normal(SHAPE, 0).to(dtype) * 3)
+        for op in OPS:
+            arguments = op.arguments_for(x)
+            yield f"{op}, {layout}", partial(lambda f, *a: [f(*a)], op.function, x, *arguments)
+            if not op.straight_through:
+                yield f"{op}, {layout}, backward", gradients(op.name, x, *arguments)
+    for shape, first, second in WITH_SUMS:
+        for layout in ("contiguous", "every second column", "transposed"):
+            x = LAYOUTS[layout](normal(shape, 0).to(dtype) * 3)
+            low, scale = normal(first, 2).to(dtype) - 1, normal(first, 2).abs().to(dtype) + 0.125
+            high, zero_point = normal(second, 3).to(dtype) + 1, normal(second, 3).round().to(dtype)
+            title = f"{shape}, {first}, {second}, {layout}"
+            yield f"tensor_clamp, {title}", gradients("tensor_clamp", x, low, high)
+            yield f"fake_quantize, {title}", gradients("fake_quantize", x, scale, zero_point, -4, 3)
+
+
+def print_hashes(threads: int) -> None:
+    torch.set_num_threads(threads)
+    for dtype in (torch.float32, torch.bfloat16):
+        for title, call in calls(dtype):
+            digest = hashlib.sha256()
+            for tensor in call():
+                digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+            print(title, dtype, digest.hexdigest())
+
+
+def test_any_number_of_threads_gives_the_same_bits() -> None:
+    code = "import sys, test_threads; test_threads.print_hashes(int(sys.argv[1]))"
+    of_one = run(code, 1, backend="native").splitlines()
+    assert len(of_one) > 2 * len(OPS)
+    for threads in (2, 3, 8):
+        assert run(code, threads, backend="native").splitlines() == of_one
+
+
+def print_shares(dtype: torch.dtype) -> None:
+    """The share of the processor's time, of each call, that a second thread takes."""
+    torch.set_num_threads(2)
+    gc.disable()  # a collection takes as long as many calls
+    shares = {}
+    for title, call in calls(dtype):
+        call()
+        all_before, own_before = time.process_time(), time.thread_time()
+        for _ in range(20):
+            call()
+        of_all, own = time.process_time() - all_before, time.thread_time() - own_before
+        shares[title] = (of_all - own) / of_all
+    print(json.dumps(shares))
+
+
+# The processor's time, which other processes do not take part in, of threads that sleep while they have no work.
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_second_thread_takes_part(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    code = f"import torch, test_threads; test_threads.print_shares(torch.{dtype})"
+    shares = json.loads(run(code, backend="native"))
+    assert {title: share for title, share in shares.items() if share < 0.25} == {}
+
+
+RUNTIMES = """
+import re, torch
+def runtimes():
+    paths = (line.split(maxsplit=5)[-1].strip() for line in open("/proc/self/maps"))
+    return {path for path in paths if re.search(r"/lib(gomp|iomp|omp)[^/]*$", path)}
+torch.set_num_threads(2)
+x = torch.randn(1 << 20, requires_grad=True)
+torch.round(x)
+before = runtimes()
+import ste
+ste.fake_quantize(x, torch.tensor(0.1), None, -8, 7).sum().backward()
+print(before == runtimes(), len(before))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the libraries of a process, as Linux lists them")
+def test_the_threads_are_those_of_torch() -> None:
+    assert run(RUNTIMES, backend="native").split() == ["True", "1"]
