@@ -40,6 +40,18 @@ def test_scripted(
     assert torch.jit.script(function)(torch.zeros(shape)) == expected
 
 
+@EVERY_CASE
+def test_traced_by_fx(
+    function: Callable[[Tensor], int | tuple[int, ...]], shape: tuple[int, ...], expected: int | tuple[int, ...]
+) -> None:
+    traced = torch.fx.symbolic_trace(lambda x: x.reshape(function(x)))
+    x = torch.zeros(shape)
+    assert traced(x).shape == x.reshape(expected).shape
+    # Not the numbers of one shape: the call itself is in the graph.
+    twice = torch.zeros([2 * n for n in shape])
+    assert traced(twice).shape == twice.reshape(function(twice)).shape
+
+
 @pytest.mark.parametrize(
     ("function", "dims"),
     [
