@@ -86,8 +86,8 @@ def quantize_dequantize() -> dict[Any, Any]:
             attributes = {"axis": dims[0]}
         elif dims and op.version < 21:
             raise ValueError(
-                "fake_quantize: QuantizeLinear, before opset 21, has one scale for each index of at most one dimension; "
-                f"here scale has shape [{', '.join(map(str, scale.shape))}], zero_point [{', '.join(map(str, z_shape))}]"
+                "fake_quantize: before opset 21, QuantizeLinear has one scale for each index of at most one dimension; "
+                f"scale has shape [{', '.join(map(str, scale.shape))}], zero_point [{', '.join(map(str, z_shape))}]"
             )
         sizes = [x.shape[i] for i in dims]
         if len(dims) > 1:

@@ -1,10 +1,11 @@
 """Shapes over which statistics are taken: each result is what ``x.view`` or ``x.reshape`` takes.
 
-All of them script and compile, and FX records the calls.
+All of them script and compile. FX records the calls: its proxies, which have no number of dimensions to check, go where
+torch's own functions send them.
 """
 
-import torch
 from torch import Tensor
+from torch.jit import is_scripting  # type: ignore[attr-defined]
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 __all__ = [
@@ -50,8 +51,8 @@ def over_output_channels(x: Tensor) -> tuple[int, int]:
         >>> weight.view(ste.over_output_channels(weight)).shape
         torch.Size([4, 75])
     """
-    if not torch.jit.is_scripting() and _stands_for_tensor(x):  # type: ignore[attr-defined]
-        return handle_torch_function(over_output_channels, (x,), x)
+    if not is_scripting() and not isinstance(x, Tensor) and has_torch_function_unary(x):  # type: ignore[unreachable]
+        return handle_torch_function(over_output_channels, (x,), x)  # type: ignore[unreachable]
     _check_dim("over_output_channels", x, 1)
     return x.shape[0], -1
 
@@ -73,8 +74,8 @@ def over_batch_over_tensor(x: Tensor) -> tuple[int, int]:
         >>> x.view(ste.over_batch_over_tensor(x)).shape
         torch.Size([8, 75])
     """
-    if not torch.jit.is_scripting() and _stands_for_tensor(x):  # type: ignore[attr-defined]
-        return handle_torch_function(over_batch_over_tensor, (x,), x)
+    if not is_scripting() and not isinstance(x, Tensor) and has_torch_function_unary(x):  # type: ignore[unreachable]
+        return handle_torch_function(over_batch_over_tensor, (x,), x)  # type: ignore[unreachable]
     _check_dim("over_batch_over_tensor", x, 1)
     return x.shape[0], -1
 
@@ -96,8 +97,8 @@ def over_batch_over_output_channels(x: Tensor) -> tuple[int, int, int]:
         >>> x.view(ste.over_batch_over_output_channels(x)).shape
         torch.Size([8, 3, 25])
     """
-    if not torch.jit.is_scripting() and _stands_for_tensor(x):  # type: ignore[attr-defined]
-        return handle_torch_function(over_batch_over_output_channels, (x,), x)
+    if not is_scripting() and not isinstance(x, Tensor) and has_torch_function_unary(x):  # type: ignore[unreachable]
+        return handle_torch_function(over_batch_over_output_channels, (x,), x)  # type: ignore[unreachable]
     _check_dim("over_batch_over_output_channels", x, 2)
     return x.shape[0], x.shape[1], -1
 
@@ -119,8 +120,8 @@ def over_output_features(x: Tensor) -> tuple[int, int]:
         >>> x.view(ste.over_output_features(x)).shape
         torch.Size([128, 64])
     """
-    if not torch.jit.is_scripting() and _stands_for_tensor(x):  # type: ignore[attr-defined]
-        return handle_torch_function(over_output_features, (x,), x)
+    if not is_scripting() and not isinstance(x, Tensor) and has_torch_function_unary(x):  # type: ignore[unreachable]
+        return handle_torch_function(over_output_features, (x,), x)  # type: ignore[unreachable]
     _check_dim("over_output_features", x, 1)
     return -1, x.shape[-1]
 
@@ -128,11 +129,3 @@ def over_output_features(x: Tensor) -> tuple[int, int]:
 def _check_dim(function: str, x: Tensor, least: int) -> None:
     if x.dim() < least:
         raise ValueError(f"{function}: x must have at least {least} dimension(s), got {x.dim()}")
-
-
-def _stands_for_tensor(x: object) -> bool:
-    """FX's proxies, which have no number of dimensions: the call is recorded, as torch's own functions record theirs.
-
-    Not subclasses of Tensor, nor the modes, which see the methods that are called on them.
-    """
-    return not isinstance(x, Tensor) and has_torch_function_unary(x)
