@@ -36,7 +36,8 @@ def test_one_rule_for_what_is_not_finite(dtype: torch.dtype, with_zero_point: bo
         return [y.detach(), *torch.autograd.grad(y, leaves, g.expand(y.shape))]
 
     def by_func(function: Callable[..., Any], *tensors: Tensor) -> list[Tensor]:
-        y, vjp = torch.func.vjp(lambda *t: function(*t, *rest), *tensors)
+        derived: Any = torch.func.vjp(lambda *t: function(*t, *rest), *tensors)
+        y, vjp = derived
         return [y, *vjp(g.expand(y.shape))]
 
     op, of_class = ste.fake_quantize, ste.autograd_ops.fake_quantize_fn.apply
@@ -73,7 +74,7 @@ def test_numpy_numbers_compile(kind: Any, dynamic: bool | None, device: str) -> 
     for call in calls.values():
         compiled = torch.compile(call, backend="aot_eager", fullgraph=True, dynamic=dynamic)
         for number in (2, 3):
-            found = []
+            found: list[Any] = []
             for function in (call, compiled):
                 y = function(x.clone().requires_grad_(), kind(number))
                 scale.grad = None

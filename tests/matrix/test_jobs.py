@@ -263,8 +263,8 @@ def test_symbolic_trace_of_a_quantizer(module: type[torch.nn.Module]) -> None:
 )
 def test_fully_shard() -> None:
     alone, sharded = Learned(), Learned()
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    fully_shard(sharded, mesh=dist.init_device_mesh("cpu", (1,)))
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    fully_shard(sharded, mesh=dist.init_device_mesh("cpu", (1,)))  # type: ignore[attr-defined]
     for size in (8, 3, 5):
         for model in (alone, sharded):
             optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
