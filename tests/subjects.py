@@ -55,7 +55,14 @@ def idiom_fake_quantize(
     grad_scale: float = 1.0,
     inside: str = "rounded",
 ) -> Tensor:
-    shift: Any = 0 if zero_point is None else zero_point
+    def learned(parameter: Any) -> Any:
+        """With LSQ's factor: the parameter's own value, and a gradient times the factor."""
+        if not isinstance(parameter, Tensor):
+            return parameter
+        return parameter.detach() + (parameter * grad_scale - (parameter * grad_scale).detach())
+
+    scale = learned(scale)
+    shift: Any = 0 if zero_point is None else learned(zero_point)
     scaled = x / scale
     if inside == "scaled":  # as LSQ's pseudocode has it: the clamp comes first
         shifted = (scaled + shift).clamp(quant_min, quant_max)
@@ -87,7 +94,7 @@ class FakeQuantize(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.save_for_backward(*inputs[:3])
-        ctx.ends, ctx.inside = inputs[3:5], inputs[6]
+        ctx.ends, ctx.grad_scale, ctx.inside = inputs[3:5], inputs[5], inputs[6]
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -104,8 +111,8 @@ class FakeQuantize(Function):
         to_zero_point = torch.where(inside, 0, -g * scale)
         return (
             torch.where(inside, g, 0),
-            (g * slope).sum_to_size(scale.shape),
-            None if zero_point is None else to_zero_point.sum_to_size(zero_point.shape),
+            (g * slope).sum_to_size(scale.shape) * ctx.grad_scale,
+            None if zero_point is None else to_zero_point.sum_to_size(zero_point.shape) * ctx.grad_scale,
             *(None, None, None, None),
         )
 

@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import torch.autograd.forward_ad as fwAD
 from bits import assert_same_bits, special_values, values
 from op_table import FLOATING
 from packaging.version import Version
@@ -120,6 +121,22 @@ def test_gradient_to_any_x(scale: float, dtype: torch.dtype, device: str) -> Non
     wide = torch.promote_types(dtype, torch.float32)
     rounded = (x.detach().to(wide) / step.to(wide)).round()
     assert_same_bits(to_x, torch.where((rounded >= LOW) & (rounded <= HIGH), g, 0), x)
+
+
+@EVERY_DTYPE
+@pytest.mark.parametrize("count", [1, 15, 33, 70, 129])
+@pytest.mark.parametrize("zero_point", [None, 2.0])
+def test_gradient_to_a_scale_of_0(zero_point: float | None, count: int, dtype: torch.dtype, device: str) -> None:
+    """Where no x is 0 nothing is NaN, at the end of a row either, which the loops fill up."""
+    x = (torch.arange(count, device=device) % 5 - 2.5).to(dtype)
+    shift = None if zero_point is None else torch.tensor(zero_point, dtype=dtype, device=device)
+    expected = (torch.where(x > 0, HIGH, LOW) - (zero_point or 0)).sum().to(dtype).item()
+    for rows in (1, 3):
+        arguments = leaves(x.expand(rows, count), torch.zeros(rows, 1, dtype=dtype, device=device))
+        y = fake_quantize(*arguments, shift, LOW, HIGH)
+        to_x, to_scale = torch.autograd.grad(y, arguments, torch.ones_like(y))
+        assert not to_x.any()
+        assert to_scale.flatten().tolist() == [expected] * rows
 
 
 @EVERY_EXTENT
@@ -257,6 +274,29 @@ def test_forward_mode_in_all_three(device: str) -> None:
     torch.testing.assert_close(tangent, 2 * by_x + 3 * by_scale + 5 * by_zero_point)
 
 
+@pytest.mark.parametrize("function", [fake_quantize, ste.autograd_ops.fake_quantize_fn.apply], ids=["op", "class"])
+@pytest.mark.parametrize("inside", ["rounded", "scaled"])
+@pytest.mark.parametrize("grad_scale", [0.25, -3, 0.0])
+def test_forward_mode_with_a_grad_scale(function: Any, inside: str, grad_scale: float, device: str) -> None:
+    """It multiplies the tangents of the scale and of the zero point, each by itself, and not that of x."""
+    arguments = sample((3, 5), "along the last dimension", torch.float64, device)[:3]
+    for i, argument in enumerate(arguments):
+
+        def in_one(tensor: Tensor, factor: float, i: int = i) -> Any:
+            given = [tensor if i == j else t for j, t in enumerate(arguments)]
+            return function(*given, LOW, HIGH, factor, inside)
+
+        direction = torch.ones_like(argument) * 2
+        expected: Any = jvp(lambda t: in_one(t, 1.0), (argument,), (direction,))
+        assert expected[1].any()
+        wanted = expected[1] * (grad_scale if i > 0 else 1)
+        found: Any = jvp(lambda t: in_one(t, grad_scale), (argument,), (direction,))
+        torch.testing.assert_close(found[1], wanted)
+        with fwAD.dual_level():
+            dual = in_one(fwAD.make_dual(argument, direction), grad_scale)
+            torch.testing.assert_close(fwAD.unpack_dual(dual).tangent, wanted)
+
+
 IN_DIMS = [(0, 0, 0), (0, None, None), (None, 0, None), (None, None, 0), (1, 0, None), (-1, None, 0)]
 
 
@@ -323,6 +363,26 @@ def test_compiled_training(extent: str, dtype: torch.dtype, device: str) -> None
         assert_same_bits(actual, expected, x)
     for actual, expected in zip(found[1][2:], found[0][2:]):
         torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("inside", ["rounded", "scaled"])
+@pytest.mark.parametrize("with_zero_point", [False, True])
+def test_compiled_gradients_of_what_is_not_finite(with_zero_point: bool, inside: str, device: str) -> None:
+    """Each of the special scales with each x: the bits of eager mode. One of each, since the order of a sum is free."""
+    numbers = [math.inf, -math.inf, math.nan, 0.0, -0.0, 0.5, -0.5, 1e-40, 3e38]
+    shifts = [0.0, 1.0, math.inf, -math.inf, math.nan] if with_zero_point else [0.0]
+    x, scale, zero_point = (
+        t.flatten().to(device)
+        for t in torch.meshgrid(*(torch.tensor(v) for v in ([*numbers, 1.75], numbers, shifts)), indexing="ij")
+    )
+    found = []
+    for function in (fake_quantize, torch.compile(fake_quantize, fullgraph=True, backend="aot_eager")):
+        arguments = leaves(x, scale, *([zero_point] if with_zero_point else []))
+        y = function(*arguments, *([] if with_zero_point else [None]), LOW, HIGH, 0.5, inside)
+        found.append((y, *torch.autograd.grad(y, arguments, torch.full_like(x, 3.0))))
+    assert_same_bits(found[1][0], found[0][0])
+    for actual, expected in zip(found[1][1:], found[0][1:]):
+        assert_same_bits(actual + 0.0, expected + 0.0)  # the sign of a gradient of 0 is open
 
 
 class Learned(torch.nn.Module):

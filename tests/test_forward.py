@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,6 +165,26 @@ def _clamp(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(low) | np.isnan(high), np.nan, result)
 
 
+@pytest.mark.parametrize("name", ["tensor_clamp", "tensor_clamp_ste"])
+@pytest.mark.parametrize("side", ["min", "max"])
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("shape", [(20, 3), (20, 33), (20, 128), (2000, 5)], ids=str)
+def test_nan_in_one_of_the_bounds_of_many_rows(
+    name: str, side: str, dtype: torch.dtype, shape: tuple[int, int], device: str
+) -> None:
+    """Rows with the same bounds, which the native loop looks at once for all of them."""
+    rows, columns = shape
+    x = torch.linspace(-4, 4, rows * columns, device=device).to(dtype).reshape(shape)
+    for at in {0, columns // 2, columns - 1}:
+        bounds = {
+            end: torch.full((columns,), value, device=device).to(dtype) for end, value in (("min", -1), ("max", 2))
+        }
+        bounds[side][at] = math.nan
+        expected = x.clamp(-1, 2)
+        expected[:, at] = math.nan
+        assert_same_bits(getattr(ste, name)(x, bounds["min"], bounds["max"]), expected, x)
+
+
 @pytest.mark.parametrize("integer", [2**63, 10**30, 10**400], ids=["2^63", "1e30", "1e400"])
 @pytest.mark.parametrize("dtype", FLOATING, ids=str)
 def test_integers_that_no_dtype_holds(integer: int, dtype: torch.dtype, device: str) -> None:
@@ -179,6 +200,9 @@ def test_integers_that_no_dtype_holds(integer: int, dtype: torch.dtype, device: 
 
 HUGE = 10**400
 PAST_THE_RANGE = [(-1000, 1000), (3, -3), (-math.inf, math.inf), (2**62, 2**63 - 1), (-(2**70), 2**70)]
+# The first double past int64, which a cast makes its smallest value; the last before it; and past the other end.
+PAST_THE_RANGE += [(-(2.0**63), 2.0**63), (2.0**63, 2.0**63), (-math.inf, -(2.0**63)), (-1e300, 2.0**63 - 1024)]
+PAST_THE_RANGE += [(2.0**63 - 1024, 1e300), (-(2.0**63) - 2048, -(2.0**63) + 1024)]
 
 
 @pytest.mark.parametrize("dtype", INTEGER, ids=str)
@@ -201,12 +225,38 @@ def test_integer_clamp_to_tensors_of_another_dtype(
     pairs: list[tuple[float, float]] = [(-3.0, 4.0), (300.0, 400.0), (-400.0, -300.0), (4.0, -3.0)]
     if bounds_dtype.is_floating_point:
         pairs += [(-2.5, 3.5), (-math.inf, math.inf), (math.inf, math.inf), (0.5, 0.75)]
+        pairs += [(-(2.0**63), 2.0**63), (2.0**63, 2.0**63), (-(2.0**63), -(2.0**63)), (-(2.0**64), 1e30)]
     for bounds in pairs:
         low, high = (torch.tensor(b, device=device).to(bounds_dtype) for b in bounds)
         y = getattr(ste, name)(x, low, high)
         inner_low, inner_high = (_inward(b, f, info) for b, f in zip(bounds, (math.ceil, math.floor)))
         assert y.dtype == dtype
         assert y.tolist() == [min(max(v, inner_low), inner_high) for v in x.tolist()], bounds
+
+
+@pytest.mark.parametrize("dtype", [*FLOATING, *INTEGER], ids=str)
+def test_low_of_the_binary_sign(dtype: torch.dtype, device: str) -> None:
+    x = torch.tensor([0, 1, 5, -1] if dtype.is_signed else [0, 1, 5], dtype=dtype, device=device)
+    for low in (127.0, 127, 0.0, -0.0, 1.0, *((-1.0, -128.0) if dtype.is_signed else (255, 255.0))):
+        y = ste.binary_sign_ste(x, low)
+        assert y.tolist() == [1 if v >= 0 else low for v in x.tolist()]
+        if dtype.is_floating_point:
+            assert math.copysign(1, y[-1].item()) == math.copysign(1, low)
+
+
+@pytest.mark.parametrize("low", [2.0**63, 2**63, 2.0**64, math.inf, -math.inf, -(2.0**63) - 2048, math.nan])
+@pytest.mark.parametrize("dtype", INTEGER, ids=str)
+def test_low_that_no_integer_holds(low: Any, dtype: torch.dtype, device: str) -> None:
+    x = torch.tensor([-1, 1], device=device).to(dtype)
+    for function in (
+        ste.binary_sign_ste,
+        ste.autograd_ops.binary_sign_ste_fn.apply,
+        torch.func.vmap(ste.binary_sign_ste, in_dims=(0, None)),
+        # An integer past int64 does not come into a graph at all.
+        *([torch.compile(ste.binary_sign_ste, backend="aot_eager")] if isinstance(low, float) else []),
+    ):
+        with pytest.raises(Exception, match=r"binary_sign_ste: low=\S+ has no u?int\d+ value"):
+            function(x, low)
 
 
 def _inward(bound: float, toward: Callable[[float], int], info: torch.iinfo) -> int:

@@ -1,7 +1,9 @@
 """Gradients against the contract: first and second order, backward and forward mode."""
 
 import gc
+import itertools
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -159,6 +161,47 @@ def test_tensor_clamp_forward_mode_in_the_bounds(device: str) -> None:
     tangents = (torch.ones(3, device=device) * 5, one * 7, one * 9)
     tangent = torch.func.jvp(ste.tensor_clamp, (x, low, high), tangents)[1]
     assert tangent.tolist() == [7, 5, 9]
+
+
+ALL_OR_SOME = [needed for needed in itertools.product([False, True], repeat=3) if any(needed)]
+
+
+@pytest.mark.parametrize("needed", ALL_OR_SOME, ids=lambda n: "".join("-x"[i] for i in n))
+@pytest.mark.parametrize("name", ["tensor_clamp", "fake_quantize"])
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_some_arguments_alone_require_grad(
+    needed: tuple[bool, ...], name: str, create_graph: bool, device: str
+) -> None:
+    """Each gets the gradient that it has when all of them do, however they lie along x."""
+    x = torch.linspace(-4, 4, 6 * 40, device=device).reshape(6, 40)
+    values, rest = ((-1.0, 2.0), ()) if name == "tensor_clamp" else ((0.5, 1.0), (-4, 3))
+
+    def gradients(shape: tuple[int, ...], requires_grad: Sequence[bool]) -> list[Tensor | None]:
+        tensors = [x.clone(), *(torch.full(shape, value, device=device) for value in values)]
+        leaves = [t.requires_grad_() for t, is_needed in zip(tensors, requires_grad) if is_needed]
+        y = getattr(ste, name)(*tensors, *rest)
+        found = iter(torch.autograd.grad(y.sum(), leaves, create_graph=create_graph))
+        return [next(found) if t.requires_grad else None for t in tensors]
+
+    for shape in ((), (40,), (6, 1), (6, 40)):
+        for one, of_all, is_needed in zip(gradients(shape, needed), gradients(shape, (True, True, True)), needed):
+            assert (one is not None) == is_needed
+            if one is not None and of_all is not None:
+                assert of_all.any()
+                assert_same_bits(one, of_all)
+
+
+@EVERY_OP
+def test_a_dual_tensor_through_the_dispatcher(op: Op, device: str) -> None:
+    """As programs in C++ and TorchScript call the op."""
+    x = torch.tensor([-3.25, -0.75, 0.5, 1.75], device=device)
+    tangent = torch.tensor([1.0, 2.0, 3.0, 4.0], device=device)
+    for call in (op.overload, getattr(torch.ops.ste, op.name)):
+        with fwAD.dual_level():
+            dual = fwAD.make_dual(x, tangent)
+            y = fwAD.unpack_dual(call(dual, *op.arguments_for(x)))
+            assert_same_bits(y.primal, op.expected(x))
+            assert_same_bits(y.tangent, op.gradient(x, tangent))
 
 
 def test_gradients_of_whole_precision_are_summed_in_the_widest_dtype(device: str) -> None:

@@ -60,8 +60,10 @@ def gradients(quantizer: Any, x: Tensor) -> list[Tensor]:
 
 def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
     assert len(found) == len(expected) == 3
-    for one, other in zip(found, expected):
+    for one, other in zip(found[:2], expected):
         assert torch.equal(one, other)
+    # A sum of many, whose order is a compiler's own.
+    torch.testing.assert_close(found[2], expected[2], rtol=1e-5, atol=1e-6)
 
 
 def test_the_scale_is_of_the_first_batch(lsq: list[Any]) -> None:

@@ -123,11 +123,13 @@ def test_dynamic_batch(op: Op) -> None:
 
 @row("the old exporter, `torch.onnx.export(dynamo=False)`")
 @EVERY_OP
-def test_old_exporter(op: Op) -> None:
+@pytest.mark.parametrize("opset", [None, 15])
+def test_old_exporter(op: Op, opset: int | None) -> None:
     buffer: Any = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(Module(op, X), (X,), buffer, dynamo=False)
+        torch.onnx.export(Module(op, X), (X,), buffer, dynamo=False, opset_version=opset)
     model = onnx.load_from_string(buffer.getvalue())
     check_standard(model)
+    assert opset in (None, model.opset_import[0].version)
     assert torch.equal(run(model, X), op.expected(X))

@@ -196,19 +196,19 @@ class FakeQuantizeBackward final : public torch::autograd::Node {
         task_should_compute_output(0), task_should_compute_output(1),
         zero_point.has_value() && task_should_compute_output(2)};
     const auto* const kernels = backward_kernels(g, x, scale, zero_point ? *zero_point : scale);
-    if (kernels != nullptr && g.scalar_type() == x.scalar_type()) {
+    if (kernels != nullptr) {
       const auto dtype = computed_in(x);
       auto [to_x, to_scale, to_zero_point] = kernels->fake_quantize_backward(
           g, x, *converted(scale, dtype), *or_zero(zero_point, scale, dtype), settings_.ends_in(dtype),
           settings_.grad_scale.toDouble(), needed);
       return {
-          std::move(to_x), needed[1] ? *converted(to_scale, scale.scalar_type()) : at::Tensor(),
-          needed[2] ? *converted(to_zero_point, zero_point->scalar_type()) : at::Tensor()};
+          std::move(to_x), needed[1] ? *converted(to_scale, gradient_dtype(scale)) : at::Tensor(),
+          needed[2] ? *converted(to_zero_point, gradient_dtype(*zero_point)) : at::Tensor()};
     }
     const Slopes slopes(x, scale, zero_point, settings_);
     const auto wide = in_dtype(g, slopes.dtype);
     const auto to_parameter = [&](const at::Tensor& change, const at::Tensor& parameter) {
-      return (change.sum_to_size_symint(parameter.sym_sizes()) * settings_.grad_scale).to(parameter.scalar_type());
+      return (change.sum_to_size_symint(parameter.sym_sizes()) * settings_.grad_scale).to(gradient_dtype(parameter));
     };
     variable_list result(3);
     if (needed[0]) {

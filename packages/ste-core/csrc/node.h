@@ -9,6 +9,7 @@
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 
+#include <algorithm>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -28,14 +29,46 @@ Pointer make_node(Args&&... args) {
   }
 }
 
+inline bool is_of_the_loops(at::ScalarType dtype) {
+  return dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf || dtype == at::kDouble;
+}
+
+// Whether the loops can take them: hooks for saved tensors may return any dtype and shape, not only what was saved.
+inline bool are_alike(const at::Tensor& g, const at::Tensor& x) {
+  const auto dtype = x.scalar_type();
+  return is_of_the_loops(dtype) && g.scalar_type() == dtype && g.sizes() == x.sizes();
+}
+
+// Nor need a parameter broadcast any more.
+inline bool is_expandable(const at::Tensor& parameter, const at::Tensor& x) {
+  const auto sizes = parameter.sizes();
+  return parameter.dim() <= x.dim() &&
+         std::equal(sizes.rbegin(), sizes.rend(), x.sizes().rbegin(), [](int64_t size, int64_t wanted) {
+           return size == 1 || size == wanted;
+         });
+}
+
+// That of a gradient to a parameter: a whole one would lose what is behind the point. (Autograd casts to the dtype of
+// the parameter that was differentiated.)
+inline at::ScalarType gradient_dtype(const at::Tensor& parameter) {
+  const auto dtype = parameter.scalar_type();
+  return is_of_the_loops(dtype) ? dtype : at::kFloat;
+}
+
 // The kernels for a backward, where it can be one of them: of values alone, that are neither to be traced nor to be
 // differentiated themselves.
 template <typename... Tensors>
-const Kernels* backward_kernels(const at::Tensor& g, const Tensors&... tensors) {
+const Kernels* backward_kernels(const at::Tensor& g, const at::Tensor& x, const Tensors&... parameters) {
   namespace autograd = torch::autograd;
   const bool are_values = !at::GradMode::is_enabled() && !c10::impl::dispatch_mode_enabled() && g.numel() > 0 &&
-                          !autograd::isFwGradDefined(g) && !(autograd::isFwGradDefined(tensors) || ...);
-  return are_values ? kernels_for(g, tensors...) : nullptr;
+                          !autograd::isFwGradDefined(g) && !autograd::isFwGradDefined(x) &&
+                          !(autograd::isFwGradDefined(parameters) || ...);
+  if (!are_values) {
+    return nullptr;
+  }
+  // Sizes are asked of dense tensors alone: others may have symbols for them, or none.
+  const auto* const kernels = kernels_for(g, x, parameters...);
+  return kernels != nullptr && are_alike(g, x) && (is_expandable(parameters, x) && ...) ? kernels : nullptr;
 }
 
 }  // namespace ste

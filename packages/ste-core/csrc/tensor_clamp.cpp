@@ -62,7 +62,7 @@ class TensorClampBackward final : public torch::autograd::Node {
       widest = c10::promoteTypes(widest, dtype);
     }
     const auto bound_gradient = [&](const at::Tensor& mask, const at::Tensor& bound) {
-      return at::where(mask, g, 0).to(widest).sum_to_size_symint(bound.sym_sizes()).to(bound.scalar_type());
+      return at::where(mask, g, 0).to(widest).sum_to_size_symint(bound.sym_sizes()).to(gradient_dtype(bound));
     };
     return {
         task_should_compute_output(0) ? at::where(owner.is_x, g, 0) : at::Tensor(),

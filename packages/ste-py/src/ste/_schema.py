@@ -48,7 +48,8 @@ def read_by_dynamo(arguments: Sequence[Argument], values: Sequence[Any]) -> list
         if kind == "parameter" and not isinstance(value, Tensor):
             x = result[0]
             dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-            value = torch.scalar_tensor(float(value), dtype=dtype, device=x.device)
+            # A product: for a number that becomes a tensor as it is, AOTAutograd makes a graph for each value.
+            value = torch.ones((), dtype=dtype, device=x.device) * float(value)
         elif kind == "number" and not isinstance(value, (int, float, Tensor)):
             value = float(value)
         elif kind == "integer" and not isinstance(value, int):

@@ -526,7 +526,9 @@ def _sum_to(parameter: Tensor, change: Tensor, factor: Any = 1) -> Tensor:
     """The gradient of a parameter that broadcasts, where each element of x changes by it."""
     summed: Any = change.sum() if parameter.dim() > change.dim() else change.sum_to_size(parameter.shape)
     gradient: Tensor = summed * factor
-    return gradient.reshape(parameter.shape).to(dtype=parameter.dtype, device=parameter.device)
+    # Hooks for saved tensors may have made the parameter whole, which its gradient is not.
+    dtype = parameter.dtype if parameter.dtype in FLOATING else gradient.dtype
+    return gradient.reshape(parameter.shape).to(dtype=dtype, device=parameter.device)
 
 
 def _scalar_clamp(x: Any, min_val: Any, max_val: Any) -> Tensor:

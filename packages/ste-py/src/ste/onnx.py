@@ -1,16 +1,16 @@
 """ONNX's own operators for quantization, in what :func:`torch.onnx.export` makes of :func:`ste.fake_quantize`."""
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from packaging.version import Version
 from torch import Tensor
 from torch._ops import OpOverload
-from torch._subclasses import FakeTensor
-from torch.export import ExportedProgram
-from torch.fx import Node
-from torch.fx.node import map_arg
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+    from torch.fx import Node
 
 __all__ = ["quantize_dequantize"]
 
@@ -186,6 +186,9 @@ def _known_zero_point() -> Tensor | None:
     program in hand. Where a version of it is not, no value is known, and a zero point is refused unless its dtype
     says enough.
     """
+    from torch.export import ExportedProgram  # takes as long to import as all of ste
+    from torch.fx import Node
+
     node: Any = None
     frame = inspect.currentframe()
     while frame is not None:
@@ -204,8 +207,11 @@ def _known_zero_point() -> Tensor | None:
     return None
 
 
-def _value(node: Any, program: ExportedProgram, values: dict[Node, Any]) -> Any:
+def _value(node: Any, program: "ExportedProgram", values: "dict[Node, Any]") -> Any:
     """The value of a node. LookupError: it follows from an input, or from chance."""
+    from torch._subclasses import FakeTensor
+    from torch.fx.node import map_arg
+
     if node in values:
         return values[node]
     if node.op == "placeholder":

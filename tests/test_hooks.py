@@ -1,0 +1,127 @@
+"""Hooks for saved tensors that give back something else than what was saved: never a crash, and no gradient cut off."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from bits import assert_same_bits
+from torch import Tensor
+
+import ste
+
+# Whole numbers and a power of two, which every dtype here holds.
+X = torch.tensor([[0.0, 1.0, 2.0, -6.0, 6.0], [1.0, 0.0, 3.0, 4.0, -3.0]])
+CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
+    "tensor_clamp": (ste.tensor_clamp, (X, torch.tensor(-3.0), torch.tensor([1.0, 1.0, 1.0, 1.0, 2.0]))),
+    "fake_quantize": (
+        lambda x, scale, zero_point: ste.fake_quantize(x, scale, zero_point, -2, 1, grad_scale=0.25),
+        (X, torch.tensor(2.0), torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0])),
+    ),
+    "fake_quantize, no zero point": (
+        lambda x, scale: ste.fake_quantize(x, scale, None, -2, 1, grad_scale=0.25),
+        (X, torch.tensor([2.0, 2.0, 1.0, 2.0, 2.0])),
+    ),
+}
+G = (torch.arange(X.numel()).reshape(X.shape) - 5) / 4
+EVERY_CASE = pytest.mark.parametrize("case", CASES)
+
+
+def gradients(case: str, unpack: Callable[[int, Tensor], Tensor], device: str, **options: Any) -> tuple[Tensor, ...]:
+    """The gradients to all arguments; `unpack` gets the position of each saved one."""
+    function, arguments = CASES[case]
+    leaves = [t.to(device).clone().requires_grad_() for t in arguments]
+    # Of a leaf, torch itself refuses to unpack what cannot require a gradient.
+    inner = [leaf.clone() for leaf in leaves]
+    positions = {tensor.data_ptr(): i for i, tensor in enumerate(inner)}
+
+    def unpacked(packed: tuple[int, Tensor]) -> Tensor:
+        return unpack(*packed)
+
+    def packed(tensor: Tensor) -> tuple[int, Tensor]:
+        return positions[tensor.data_ptr()], tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(packed, unpacked):
+        y = function(*inner)
+    return torch.autograd.grad(y, leaves, G.to(device), **options)
+
+
+def subsets(case: str) -> Iterator[set[int]]:
+    count = len(CASES[case][1])
+    yield set(range(count))
+    yield from ({i} for i in range(count))
+
+
+@EVERY_CASE
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int8], ids=str
+)
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_another_dtype(case: str, dtype: torch.dtype, create_graph: bool, device: str) -> None:
+    expected = gradients(case, lambda _, t: t, device)
+    assert any((gradient % 1).any() for gradient in expected[1:])  # something to cut off
+    for changed in subsets(case):
+        found = gradients(
+            case,
+            lambda i, t: t.to(dtype) if i in changed else t,  # noqa: B023
+            device,
+            create_graph=create_graph,
+        )
+        for actual, wanted in zip(found, expected):
+            assert_same_bits(actual, wanted)
+
+
+@EVERY_CASE
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float8_e4m3fn, torch.complex64, torch.uint8, torch.int16], ids=str)
+@pytest.mark.filterwarnings("ignore:Casting complex values to real discards the imaginary part")
+def test_a_dtype_that_does_not_hold_the_values(case: str, dtype: torch.dtype, device: str) -> None:
+    """Gradients of what the hook gave back, or torch's own error."""
+    for changed in subsets(case):
+        try:
+            found = gradients(case, lambda i, t: t.to(dtype) if i in changed else t, device)  # noqa: B023
+        except (RuntimeError, TypeError):  # NotImplementedError is one
+            assert dtype in (torch.float8_e4m3fn, torch.complex64)
+            continue
+        for gradient, argument in zip(found, CASES[case][1]):
+            assert gradient.shape == argument.shape and gradient.dtype == argument.dtype
+            assert gradient.isfinite().all() or dtype == torch.bool  # a scale that is False is 0
+
+
+@EVERY_CASE
+@pytest.mark.parametrize(
+    "change",
+    [lambda t: t[..., :3], lambda t: t.flatten(), lambda t: t.expand(4, 2, *t.shape[1:]), lambda t: t.reshape(-1)[:0]],
+    ids=["shorter", "flat", "larger", "empty"],
+)
+def test_another_shape(case: str, change: Callable[[Tensor], Tensor], device: str) -> None:
+    """An error, or a gradient of the argument's shape: where it still broadcasts, autograd sums it."""
+    for changed in subsets(case):
+        try:
+            found = gradients(case, lambda i, t: change(t) if i in changed else t, device)  # noqa: B023
+        except (RuntimeError, IndexError):
+            continue
+        for gradient, argument in zip(found, CASES[case][1]):
+            assert gradient.shape == argument.shape
+
+
+@EVERY_CASE
+def test_another_device(case: str, device: str) -> None:
+    for changed in subsets(case):
+        with pytest.raises(RuntimeError):
+            sum(t.sum() for t in gradients(case, lambda i, t: t.to("meta") if i in changed else t, device)).item()  # type: ignore[union-attr]  # noqa: B023
+
+
+@pytest.mark.skipif(ste.backend().name != "native", reason="of the native backend's nodes")
+@EVERY_CASE
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.float64], ids=str)
+def test_a_node_called_with_any_gradient(case: str, dtype: torch.dtype, device: str) -> None:
+    """Autograd gives a node a gradient of its result's dtype and shape; who calls it by hand need not."""
+    function, arguments = CASES[case]
+    leaves = [t.to(device).clone().requires_grad_() for t in arguments]
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach(), lambda t: t.to(dtype)):
+        y = function(*(leaf.clone() for leaf in leaves))
+    node: Any = y.grad_fn
+    ones = torch.ones(X.shape, dtype=dtype, device=device)
+    with torch.no_grad():
+        found = node(ones)
+    assert found[0].shape == X.shape
