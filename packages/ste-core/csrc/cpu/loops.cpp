@@ -1094,23 +1094,23 @@ void fake_quantize_backward_row(
     Sum<W> of_scale;
     Sum<W> of_zero_point;
     // `counted` is what of the terms goes into the sums.
-    const auto take = [&](const T* from, const Four<W>& scaled, T* result,
-                          const auto& counted) C10_ALWAYS_INLINE_ATTRIBUTE {
-      const auto gs = load_four(from);
-      const auto a = element::fake_quantize_backward_scaled<inside>(gs.a, scaled.a, grids);
-      const auto b = element::fake_quantize_backward_scaled<inside>(gs.b, scaled.b, grids);
-      const auto c = element::fake_quantize_backward_scaled<inside>(gs.c, scaled.c, grids);
-      const auto d = element::fake_quantize_backward_scaled<inside>(gs.d, scaled.d, grids);
-      if constexpr (has_x) {
-        store_kept(from, {a.is_inside, b.is_inside, c.is_inside, d.is_inside}, result);
-      }
-      if constexpr (has_scale) {
-        of_scale.add(counted({a.scale, b.scale, c.scale, d.scale}));
-      }
-      if constexpr (has_zero_point) {
-        of_zero_point.add(counted({a.zero_point, b.zero_point, c.zero_point, d.zero_point}));
-      }
-    };
+    const auto take = [&](const T* from, const Four<W>& scaled, T* result, const auto& counted)
+                          C10_ALWAYS_INLINE_ATTRIBUTE {
+                            const auto gs = load_four(from);
+                            const auto a = element::fake_quantize_backward_scaled<inside>(gs.a, scaled.a, grids);
+                            const auto b = element::fake_quantize_backward_scaled<inside>(gs.b, scaled.b, grids);
+                            const auto c = element::fake_quantize_backward_scaled<inside>(gs.c, scaled.c, grids);
+                            const auto d = element::fake_quantize_backward_scaled<inside>(gs.d, scaled.d, grids);
+                            if constexpr (has_x) {
+                              store_kept(from, {a.is_inside, b.is_inside, c.is_inside, d.is_inside}, result);
+                            }
+                            if constexpr (has_scale) {
+                              of_scale.add(counted({a.scale, b.scale, c.scale, d.scale}));
+                            }
+                            if constexpr (has_zero_point) {
+                              of_zero_point.add(counted({a.zero_point, b.zero_point, c.zero_point, d.zero_point}));
+                            }
+                          };
     const auto flush = [&] {
       of_scale.flush();
       of_zero_point.flush();
