@@ -138,10 +138,8 @@ def load(build: Build) -> ModuleType:
     sums = _sums(build)
     # One that SHA256SUMS does not name would be loaded unchecked, and to load the half of a library is a crash.
     for file in (build.library, path):
-        if file.name not in sums:
-            raise _damage(build, "SHA256SUMS")
-        if hashlib.sha256(file.read_bytes()).hexdigest() != sums[file.name]:
-            raise _damage(build, file.name)
+        _check(build, "SHA256SUMS", file.name in sums)
+        _check(build, file.name, hashlib.sha256(file.read_bytes()).hexdigest() == sums[file.name])
     torch.ops.load_library(build.library)
     loader = importlib.machinery.ExtensionFileLoader("ste_core._C", str(path))
     spec = importlib.util.spec_from_loader("ste_core._C", loader)
@@ -153,21 +151,16 @@ def load(build: Build) -> ModuleType:
 
 def _sums(build: Build) -> dict[str, str]:
     """What SHA256SUMS says: the sum of each file."""
-    try:
-        lines = (build.folder / "SHA256SUMS").read_text(encoding="ascii").splitlines()
-    except UnicodeDecodeError as error:
-        raise _damage(build, "SHA256SUMS") from error
-    sums = {}
-    for line in lines:
-        found = re.fullmatch(r"([0-9a-f]{64}) [ *](\S+)", line)  # the form of sha256sum
-        if found is None:
-            raise _damage(build, "SHA256SUMS")
-        sums[found[2]] = found[1]
-    return sums
+    # Bytes that are not ASCII become characters that the form does not have.
+    text = (build.folder / "SHA256SUMS").read_text(encoding="ascii", errors="replace")
+    found = [re.fullmatch(r"([0-9a-f]{64}) [ *](\S+)", line) for line in text.splitlines()]  # the form of sha256sum
+    _check(build, "SHA256SUMS", None not in found)
+    return {match[2]: match[1] for match in found if match is not None}
 
 
-def _damage(build: Build, name: str) -> ImportError:
-    return ImportError(f"{name} for torch {build.torch} is damaged: it is not what was installed")
+def _check(build: Build, name: str, is_what_was_installed: bool) -> None:
+    if not is_what_was_installed:
+        raise ImportError(f"{name} for torch {build.torch} is damaged: it is not what was installed")
 
 
 #: For ``CMAKE_PREFIX_PATH``, beside ``torch.utils.cmake_prefix_path``: there ``find_package(ste_core)`` finds the

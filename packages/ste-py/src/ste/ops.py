@@ -65,9 +65,8 @@ def max_uint(narrow_range: bool, bit_width: Tensor | int) -> Tensor:
     .. math:: 2^b - 1, \quad \text{less one if } \mathit{narrow\_range}
 
     A floating ``bit_width`` :math:`b` keeps its dtype and is differentiated as the formula is. What the dtype cannot
-    hold is rounded: the largest integer of 16 bits is 32768 in bfloat16, which has 8 significant bits, and 2048 is
-    where float16 stops to hold each integer. An integer one gives an int64 tensor, right for every width from 1 to 62,
-    however narrow its own dtype.
+    hold is rounded: the largest signed integer of 16 bits is 32768 in bfloat16, which has 8 significant bits. An
+    integer one gives an int64 tensor, right for every width from 1 to 62, however narrow its own dtype.
 
     A tensor's values are not looked at, which would synchronize with its device: widths outside of 1 to 62 give numbers
     of no meaning. A Python or NumPy integer is checked, and its result is on the CPU, whatever the default device is.
