@@ -42,10 +42,9 @@ inline bool are_alike(const at::Tensor& g, const at::Tensor& x) {
 // Nor need a parameter broadcast any more.
 inline bool is_expandable(const at::Tensor& parameter, const at::Tensor& x) {
   const auto sizes = parameter.sizes();
-  return parameter.dim() <= x.dim() &&
-         std::equal(sizes.rbegin(), sizes.rend(), x.sizes().rbegin(), [](int64_t size, int64_t wanted) {
-           return size == 1 || size == wanted;
-         });
+  return parameter.dim() <= x.dim() && std::equal(
+                                           sizes.rbegin(), sizes.rend(), x.sizes().rbegin(),
+                                           [](int64_t size, int64_t wanted) { return size == 1 || size == wanted; });
 }
 
 // That of a gradient to a parameter: a whole one would lose what is behind the point. (Autograd casts to the dtype of
