@@ -23,13 +23,21 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
         (X, torch.tensor([2.0, 2.0, 1.0, 2.0, 2.0])),
     ),
 }
+of_class: Any = ste.autograd_ops.fake_quantize_fn
+CLASSES: dict[str, Callable[..., Tensor]] = {
+    "tensor_clamp": ste.autograd_ops.tensor_clamp_fn.apply,
+    "fake_quantize": lambda *t: of_class.apply(*t, -2, 1, 0.25),
+    "fake_quantize, no zero point": lambda *t: of_class.apply(*t, None, -2, 1, 0.25),
+}
 G = (torch.arange(X.numel()).reshape(X.shape) - 5) / 4
 EVERY_CASE = pytest.mark.parametrize("case", CASES)
 
 
 def gradients(case: str, unpack: Callable[[int, Tensor], Tensor], device: str, **options: Any) -> tuple[Tensor, ...]:
     """The gradients to all arguments; `unpack` gets the position of each saved one."""
-    function, arguments = CASES[case]
+    name = case.removeprefix("the class: ")
+    function, arguments = CASES[name]
+    function = function if name == case else CLASSES[name]
     leaves = [t.to(device).clone().requires_grad_() for t in arguments]
     # Of a leaf, torch itself refuses to unpack what cannot require a gradient.
     inner = [leaf.clone() for leaf in leaves]
@@ -90,18 +98,34 @@ def test_a_dtype_that_does_not_hold_the_values(case: str, dtype: torch.dtype, de
 @EVERY_CASE
 @pytest.mark.parametrize(
     "change",
-    [lambda t: t[..., :3], lambda t: t.flatten(), lambda t: t.expand(4, 2, *t.shape[1:]), lambda t: t.reshape(-1)[:0]],
-    ids=["shorter", "flat", "larger", "empty"],
+    [
+        lambda t: t[..., :3],
+        lambda t: t.flatten(),
+        lambda t: t.expand(4, 2, *t.shape[1:]),
+        lambda t: t.reshape(-1)[:0],
+        lambda t: t[:1],
+        lambda t: t.flatten()[:1],
+        lambda t: t.reshape(1, -1),
+    ],
+    ids=["shorter", "flat", "larger", "empty", "one row", "one element", "one more dimension"],
 )
 def test_another_shape(case: str, change: Callable[[Tensor], Tensor], device: str) -> None:
-    """An error, or a gradient of the argument's shape: where it still broadcasts, autograd sums it."""
-    for changed in subsets(case):
-        try:
-            found = gradients(case, lambda i, t: change(t) if i in changed else t, device)  # noqa: B023
-        except (RuntimeError, IndexError):
-            continue
-        for gradient, argument in zip(found, CASES[case][1]):
-            assert gradient.shape == argument.shape
+    """An error, or where it still broadcasts, the gradients of what the hook gave back, summed by autograd."""
+
+    def outcome(wanted: str) -> list[list[Tensor] | None]:
+        found: list[list[Tensor] | None] = []
+        for changed in subsets(case):
+            try:
+                found.append([*gradients(wanted, lambda i, t: change(t) if i in changed else t, device)])  # noqa: B023
+            except (RuntimeError, IndexError):
+                found.append(None)
+        return found
+
+    for actual, expected in zip(outcome(case), outcome(f"the class: {case}")):
+        assert (actual is None) == (expected is None)
+        for one, other, argument in zip(actual or [], expected or [], CASES[case][1]):
+            assert one.shape == argument.shape
+            assert_same_bits(one, other)
 
 
 @EVERY_CASE
