@@ -92,3 +92,13 @@ def test_numpy_integers_are_ends_of_a_grid(kind: Any, device: str) -> None:
     call: Callable[..., Tensor]
     for call in (ste.fake_quantize, ste.quantize):
         assert_same_bits(call(x, 0.25, None, kind(-3), kind(5)), call(x, 0.25, None, -3, 5), x)
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"), [(ste.fake_quantize, np.int64), (ste.fake_quantize, np.int8), (ste.quantize, np.int64)]
+)
+def test_numpy_integers_are_ends_of_a_compiled_grid(function: Callable[..., Tensor], kind: Any) -> None:
+    x = torch.linspace(-4, 4, 33)
+    low, high = kind(-3), kind(5)
+    compiled = torch.compile(lambda x: function(x, 0.25, None, low, high), backend="aot_eager", fullgraph=True)
+    assert_same_bits(compiled(x), function(x, 0.25, None, -3, 5), x)

@@ -6,6 +6,7 @@
 #include <ATen/ops/floor.h>
 #include <ATen/ops/where.h>
 #include <c10/core/ScalarType.h>
+#include <c10/core/SymBool.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/Exception.h>
 #include <c10/util/Half.h>
@@ -171,15 +172,19 @@ void check_quantization(
   if (zero_point) {
     check_parameter(op, "zero_point", *zero_point, x, /*may_be_integer=*/true);
   }
-  TORCH_CHECK_VALUE(quant_min < quant_max, op, ": quant_min=", quant_min, " is not less than quant_max=", quant_max);
   const auto low = quant_min.maybe_as_int();
   const auto high = quant_max.maybe_as_int();
-  if (low && high) {
-    const auto computed = c10::promoteTypes(dtype, at::kFloat);
-    TORCH_CHECK_VALUE(
-        end_in_dtype(Side::min, *low, computed) <= end_in_dtype(Side::max, *high, computed), op, ": no ",
-        dtype_name(computed), " lies between quant_min=", *low, " and quant_max=", *high);
+  if (!low || !high) {
+    // A symbol whose value is not known yet is checked when the graph runs.
+    TORCH_SYM_CHECK(
+        quant_min.sym_lt(quant_max), op, ": quant_min=", quant_min, " is not less than quant_max=", quant_max);
+    return;
   }
+  TORCH_CHECK_VALUE(*low < *high, op, ": quant_min=", *low, " is not less than quant_max=", *high);
+  const auto computed = c10::promoteTypes(dtype, at::kFloat);
+  TORCH_CHECK_VALUE(
+      end_in_dtype(Side::min, *low, computed) <= end_in_dtype(Side::max, *high, computed), op, ": no ",
+      dtype_name(computed), " lies between quant_min=", *low, " and quant_max=", *high);
 }
 
 at::Tensor beside(const at::Tensor& parameter, const at::Tensor& x) {

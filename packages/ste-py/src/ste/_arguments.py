@@ -84,10 +84,14 @@ def check_quantization(
             integer(op, name, end)
     if not isinstance(grad_scale, (torch.SymInt, torch.SymFloat)):
         number(op, "grad_scale", grad_scale)
-    if quant_min >= quant_max:
+    if isinstance(quant_min, torch.SymInt) or isinstance(quant_max, torch.SymInt):
+        # One whose value is not known yet is checked when the graph runs.
+        torch._check(
+            quant_min < quant_max, lambda: f"{op}: quant_min={quant_min} is not less than quant_max={quant_max}"
+        )
+    elif quant_min >= quant_max:
         raise ValueError(f"{op}: quant_min={quant_min} is not less than quant_max={quant_max}")
-    is_known = not isinstance(quant_min, torch.SymInt) and not isinstance(quant_max, torch.SymInt)
-    if is_known and max(quant_max, -quant_min) > 1 << 24:
+    elif max(quant_max, -quant_min) > 1 << 24:
         dtype = torch.promote_types(x.dtype, torch.float32)
         if end_in_dtype(quant_min, dtype, True) > end_in_dtype(quant_max, dtype, False):
             raise ValueError(f"{op}: no {_name(dtype)} lies between quant_min={quant_min} and quant_max={quant_max}")
