@@ -65,8 +65,8 @@ def test_sizes(op: Op, size: int, device: str) -> None:
 @EVERY_OP
 @pytest.mark.parametrize("dtype", FLOATING, ids=str)
 @pytest.mark.parametrize("along", ["rows", "columns"])
-def test_results_that_no_cache_holds(op: Op, dtype: torch.dtype, along: str, device: str) -> None:
-    """Which may be written past it: rows of a length that is no multiple of a vector's, and parts of them."""
+def test_large_results_are_those_of_their_parts(op: Op, dtype: torch.dtype, along: str, device: str) -> None:
+    """Rows of a length that is no multiple of a vector's, on as many threads as there are."""
     every = values(dtype, device)
     row = every[:: max(1, len(every) // 4093)].repeat(64)[:4093]
     x = row.repeat(2**24 // (row.numel() * row.element_size()) + 1, 1)

@@ -233,17 +233,22 @@ def somewhere(shape: Sequence[int], dtype: torch.dtype, memory_format: torch.mem
     return x.copy_(torch.randn(shape) * 3)
 
 
-def keep_memory() -> None:
-    """What is freed stays with the process from here on, as it does with an allocator that caches.
+def take_memory(kind: str) -> None:
+    """From here on, what is freed stays with the process ("kept"), or every large result has new pages ("new").
 
-    If it does not, most of the time for a result of some megabytes is that of the system's zeroing of its pages, or
-    none of it is, by chance. With another C library than glibc nothing changes.
+    Kept is what an allocator that caches does. If nothing is said, most of the time for a result of some megabytes is
+    that of the system's zeroing of its pages, or none of it is, by chance. With another C library than glibc nothing
+    changes.
     """
+    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # as <malloc.h> numbers them
+    options = {
+        "kept": {mmap_max: 0, trim_threshold: 2**31 - 1},
+        "new": {mmap_max: 65_536, mmap_threshold: IN_MEMORY},
+    }
     libc: Any = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
-        trim_threshold, mmap_max = -1, -4  # as <malloc.h> numbers them
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, 2**31 - 1)
+        for option, value in options[kind].items():
+            libc.mallopt(option, value)
 
 
 class Bench:
@@ -328,19 +333,20 @@ class Bench:
             calls[title] = Call(partial(torch.autograd.grad, retain_graph=True), arguments)
         return calls
 
-    def threads(self) -> Iterator[Result]:
-        """What is large, on one thread and on all, in a process as users have it.
+    def threads(self, memory: str) -> Iterator[Result]:
+        """What is large, on one thread and on all.
 
-        It is to run before `keep_memory`: new pages are zeroed by the thread that writes to them first. Without them,
-        two threads are no match for one of a fast core, which takes most of what the memory has to give.
+        With memory of both kinds: new pages are zeroed by the thread that writes to them first. Without them, two
+        threads are no match for one of a fast core, which takes most of what the memory has to give.
         """
+        take_memory(memory)
         shape = self.sizes[0] if self.quick else FOR_ALL_THREADS
 
         def races(section: str, op: str, dtype: torch.dtype, *sets: dict[str, Call]) -> Iterator[Result]:
             where: dict[str, Any] = {"elements": math.prod(shape), "dtype": str(dtype).removeprefix("torch.")}
             seconds = 0 if self.quick else SECONDS_ON_ALL_THREADS
             for threads in self.thread_counts:
-                yield from self.race(section, op, *sets, seconds=seconds, threads=threads, memory="new", **where)
+                yield from self.race(section, op, *sets, seconds=seconds, threads=threads, memory=memory, **where)
 
         def new_x(dtype: torch.dtype) -> Tensor:
             return somewhere(shape, dtype, torch.contiguous_format)
@@ -478,8 +484,9 @@ class Bench:
     def all(self) -> Iterator[Result]:
         if self.backend == "native" and not self.peer:
             yield from self.memory()
-            yield from self.threads()
-        keep_memory()
+            yield from self.threads("new")
+            yield from self.threads("kept")
+        take_memory("kept")
         yield from self.calls()
         yield from self.large()
         if self.backend == "native" and not self.peer:

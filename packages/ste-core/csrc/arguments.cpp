@@ -51,20 +51,8 @@ Range integer_range(at::ScalarType dtype) {
 constexpr double kInt64End = 9223372036854775808.0;
 
 bool is_supported(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::kDouble:
-    case at::kFloat:
-    case at::kHalf:
-    case at::kBFloat16:
-    case at::kByte:
-    case at::kChar:
-    case at::kShort:
-    case at::kInt:
-    case at::kLong:
-      return true;
-    default:
-      return false;
-  }
+  return is_floating(dtype) || dtype == at::kLong || dtype == at::kInt || dtype == at::kShort || dtype == at::kChar ||
+         dtype == at::kByte;
 }
 
 auto dtype_name(at::ScalarType dtype) {
@@ -98,7 +86,6 @@ bool has_symbolic_shape(const at::Tensor& tensor) {
   return tensor.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
 }
 
-// ATen's own test is of symbols, and takes as long as the rest of the checks together.
 bool broadcasts(const at::Tensor& bound, const at::Tensor& x) {
   if (bound.dim() > x.dim()) {
     const auto sizes = bound.sym_sizes();
@@ -107,10 +94,7 @@ bool broadcasts(const at::Tensor& bound, const at::Tensor& x) {
   if (has_symbolic_shape(bound) || has_symbolic_shape(x)) {
     return at::is_expandable_to(bound.sym_sizes(), x.sym_sizes());
   }
-  const auto of_bound = bound.sizes();
-  return std::equal(of_bound.rbegin(), of_bound.rend(), x.sizes().rbegin(), [](int64_t size, int64_t wanted) {
-    return size == 1 || size == wanted;
-  });
+  return is_expandable(bound, x);
 }
 
 // How a parameter of one dimension would have to lie, for those who meant another dimension of x than the last.
@@ -140,7 +124,7 @@ void check_fits(const char* op, const char* name, const at::Tensor& parameter, c
 void check_parameter(
     const char* op, const char* name, const at::Tensor& parameter, const at::Tensor& x, bool may_be_integer) {
   const auto dtype = parameter.scalar_type();
-  const bool is_integer = is_supported(dtype) && !at::isFloatingType(dtype);
+  const bool is_integer = is_supported(dtype) && !is_floating(dtype);
   TORCH_CHECK_TYPE(
       dtype == x.scalar_type() || dtype == at::kFloat || (may_be_integer && is_integer), op, ": ", name, " has dtype ",
       dtype_name(dtype), ", but for x of ", dtype_name(x.scalar_type()), " it is ", dtype_name(x.scalar_type()),
@@ -166,7 +150,7 @@ void check_quantization(
     const c10::SymInt& quant_min, const c10::SymInt& quant_max) {
   const auto dtype = x.scalar_type();
   TORCH_CHECK_TYPE(
-      is_supported(dtype) && at::isFloatingType(dtype), op, ": x has dtype ", dtype_name(dtype),
+      is_floating(dtype), op, ": x has dtype ", dtype_name(dtype),
       "; supported are float64, float32, float16 and bfloat16");
   check_parameter(op, "scale", scale, x, /*may_be_integer=*/false);
   if (zero_point) {

@@ -6,6 +6,8 @@
 #include <c10/core/SymInt.h>
 #include <c10/util/MaybeOwned.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <optional>
 
 namespace ste {
@@ -16,7 +18,20 @@ using MaybeOwnedTensor = c10::MaybeOwned<at::Tensor>;
 // Which end of the range a bound is: a fractional bound of an integer tensor is rounded inwards.
 enum class Side { min, max };
 
-// float64, float32, float16, bfloat16, and the integers that torch computes with everywhere.
+// float64, float32, float16 and bfloat16.
+inline bool is_floating(at::ScalarType dtype) {
+  return dtype == at::kDouble || dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16;
+}
+
+// Whether it broadcasts to x's shape. Neither has a symbol in its own: ATen's test is of symbols too, and takes as long
+// as all the rest of the checks.
+inline bool is_expandable(const at::Tensor& parameter, const at::Tensor& x) {
+  const auto sizes = parameter.sizes();
+  const auto fits = [](int64_t size, int64_t wanted) { return size == 1 || size == wanted; };
+  return parameter.dim() <= x.dim() && std::equal(sizes.rbegin(), sizes.rend(), x.sizes().rbegin(), fits);
+}
+
+// The floating dtypes, and the integers that torch computes with everywhere.
 void check_dtype(const char* op, const char* name, const at::Tensor& tensor);
 
 // Bounds live on x's device (one without dimensions may be on the CPU, as torch has it) and broadcast to x's shape,

@@ -82,8 +82,7 @@ MaybeOwnedTensor converted(const at::Tensor& dense, at::ScalarType dtype) {
   if (type == dtype) {
     return MaybeOwnedTensor::borrowed(dense);
   }
-  const bool is_known = type == at::kFloat || type == at::kBFloat16 || type == at::kHalf || type == at::kDouble;
-  if (!is_known || !dense.is_cpu() || !dense.is_contiguous() || dense.numel() > few) {
+  if (!is_floating(type) || !dense.is_cpu() || !dense.is_contiguous() || dense.numel() > few) {
     return MaybeOwnedTensor::owned(dense.to(dtype));
   }
   at::Tensor result(at::detail::empty_cpu(dense.sizes(), dtype, false, at::MemoryFormat::Contiguous));

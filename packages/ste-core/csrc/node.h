@@ -2,6 +2,7 @@
 // std::shared_ptr with a deleter of its own (deleteNode keeps long graphs from overflowing the stack).
 #pragma once
 
+#include "arguments.h"
 #include "kernels.h"
 
 #include <ATen/core/grad_mode.h>
@@ -9,7 +10,6 @@
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 
-#include <algorithm>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -29,29 +29,17 @@ Pointer make_node(Args&&... args) {
   }
 }
 
-inline bool is_of_the_loops(at::ScalarType dtype) {
-  return dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf || dtype == at::kDouble;
-}
-
 // Whether the loops can take them: hooks for saved tensors may return any dtype and shape, not only what was saved.
 inline bool are_alike(const at::Tensor& g, const at::Tensor& x) {
   const auto dtype = x.scalar_type();
-  return is_of_the_loops(dtype) && g.scalar_type() == dtype && g.sizes() == x.sizes();
-}
-
-// Nor need a parameter broadcast any more.
-inline bool is_expandable(const at::Tensor& parameter, const at::Tensor& x) {
-  const auto sizes = parameter.sizes();
-  return parameter.dim() <= x.dim() && std::equal(
-                                           sizes.rbegin(), sizes.rend(), x.sizes().rbegin(),
-                                           [](int64_t size, int64_t wanted) { return size == 1 || size == wanted; });
+  return is_floating(dtype) && g.scalar_type() == dtype && g.sizes() == x.sizes();
 }
 
 // That of a gradient to a parameter: a whole one would lose what is behind the point. (Autograd casts to the dtype of
 // the parameter that was differentiated.)
 inline at::ScalarType gradient_dtype(const at::Tensor& parameter) {
   const auto dtype = parameter.scalar_type();
-  return is_of_the_loops(dtype) ? dtype : at::kFloat;
+  return is_floating(dtype) ? dtype : at::kFloat;
 }
 
 // The kernels for a backward, where it can be one of them: of values alone, that are neither to be traced nor to be

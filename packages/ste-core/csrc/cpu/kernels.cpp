@@ -54,13 +54,6 @@ auto with_rest(Loop loop, Rest... rest) {
   };
 }
 
-// A result of more bytes than the cache has room for beside the rest.
-constexpr int64_t kPastCache = 1 << 24;
-
-Write write_of(const at::Tensor& y) {
-  return y.numel() * y.element_size() < kPastCache ? Write::cached : Write::past_cache;
-}
-
 bool are_alike(const at::Tensor& a, const at::Tensor& b) {
   return a.sizes() == b.sizes() && a.strides() == b.strides();
 }
@@ -220,19 +213,19 @@ at::Tensor elementwise(const Loop& loop, const at::Tensor& x, const Bounds&... b
 }  // namespace
 
 at::Tensor ternary_sign(const at::Tensor& x) {
-  return elementwise(with_rest(loops(x.scalar_type()).ternary_sign, write_of(x)), x);
+  return elementwise(loops(x.scalar_type()).ternary_sign, x);
 }
 
 at::Tensor to_integer(const at::Tensor& x, Integer which) {
-  return elementwise(with_rest(loops(x.scalar_type()).to_integer, write_of(x), which), x);
+  return elementwise(with_rest(loops(x.scalar_type()).to_integer, which), x);
 }
 
 at::Tensor scalar_clamp(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val) {
-  return elementwise(with_rest(loops(x.scalar_type()).scalar_clamp, write_of(x), number(min_val), number(max_val)), x);
+  return elementwise(with_rest(loops(x.scalar_type()).scalar_clamp, number(min_val), number(max_val)), x);
 }
 
 at::Tensor clamp(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
-  return elementwise(with_rest(loops(x.scalar_type()).clamp, write_of(x)), x, min_val, max_val);
+  return elementwise(loops(x.scalar_type()).clamp, x, min_val, max_val);
 }
 
 namespace {
@@ -499,11 +492,11 @@ std::array<at::Tensor, 3> clamp_backward(
 }
 
 at::Tensor binary_sign(const at::Tensor& x, const at::Scalar& low) {
-  return elementwise(with_rest(loops(x.scalar_type()).binary_sign, write_of(x), number(low)), x);
+  return elementwise(with_rest(loops(x.scalar_type()).binary_sign, number(low)), x);
 }
 
 at::Tensor fake_quantize(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, const Ends& ends) {
-  const auto loop = with_rest(loops(x.scalar_type()).fake_quantize, write_of(x), ends);
+  const auto loop = with_rest(loops(x.scalar_type()).fake_quantize, ends);
   return elementwise(loop, x, scale, zero_point);
 }
 

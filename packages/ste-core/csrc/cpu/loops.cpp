@@ -102,53 +102,6 @@ void store(const Lanes<T>& vector, char* row, int64_t i, int64_t count) {
   vector.store(reinterpret_cast<Lane<T>*>(row) + i, static_cast<int>(count));
 }
 
-struct ToCache {
-  template <typename L>
-  void operator()(const Vectorized<L>& vector, void* to) const {
-    vector.store(to);
-  }
-};
-
-// The address is a multiple of the vector's size.
-struct PastCache {
-  template <typename L>
-  void operator()(const Vectorized<L>& vector, void* to) const {
-#if defined(CPU_CAPABILITY_AVX512)
-    if constexpr (std::is_same_v<L, float>) {
-      _mm512_stream_ps(static_cast<float*>(to), vector);
-    } else if constexpr (std::is_same_v<L, double>) {
-      _mm512_stream_pd(static_cast<double*>(to), vector);
-    } else {
-      _mm512_stream_si512(static_cast<__m512i*>(to), vector);
-    }
-#elif defined(CPU_CAPABILITY_AVX2)
-    if constexpr (std::is_same_v<L, float>) {
-      _mm256_stream_ps(static_cast<float*>(to), vector);
-    } else if constexpr (std::is_same_v<L, double>) {
-      _mm256_stream_pd(static_cast<double*>(to), vector);
-    } else {
-      _mm256_stream_si256(static_cast<__m256i*>(to), vector);
-    }
-#else
-    vector.store(to);
-#endif
-  }
-};
-
-// Before another thread may be told of what was written past the cache.
-void end_of_stream() {
-#if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
-  _mm_sfence();
-#endif
-}
-
-// Elements from an address to the next multiple of a vector's size.
-template <typename T>
-int64_t to_multiple(const char* address) {
-  constexpr uintptr_t bytes = Lanes<T>::size() * sizeof(T);
-  return static_cast<int64_t>((-reinterpret_cast<uintptr_t>(address) % bytes) / sizeof(T));
-}
-
 Pattern magnitude(const Pattern& x) {
   return x & Pattern(0x7FFF);
 }
@@ -301,45 +254,30 @@ void for_vectors(int64_t i, int64_t size, const Function& function) {
 // y = at(i)(x) for each vector of a row. Four are loaded before one is stored: a load that follows a store to an
 // address with the same last 12 bits waits for it.
 template <typename T, typename At>
-void map_row(char* y, const char* x, int64_t size, Write write, const At& at) {
+void map_row(char* y, const char* x, int64_t size, const At& at) {
   constexpr int64_t vector = Lanes<T>::size();
   const auto map = [&](int64_t i, auto count) { store<T>(at(i, count)(load<T>(x, i, count)), y, i, count); };
-  const auto map_fours = [&](int64_t i, const auto& put) {
-    for (; i + 4 * vector <= size; i += 4 * vector) {
-      const auto y0 = at(i, whole)(load<T>(x, i, whole));
-      const auto y1 = at(i + vector, whole)(load<T>(x, i + vector, whole));
-      const auto y2 = at(i + 2 * vector, whole)(load<T>(x, i + 2 * vector, whole));
-      const auto y3 = at(i + 3 * vector, whole)(load<T>(x, i + 3 * vector, whole));
-      char* const to = y + i * kSize<T>;
-      put(y0, to);
-      put(y1, to + vector * kSize<T>);
-      put(y2, to + 2 * vector * kSize<T>);
-      put(y3, to + 3 * vector * kSize<T>);
-    }
-    return i;
-  };
   int64_t i = 0;
-  if (write == Write::past_cache && size >= 8 * vector) {
-    const int64_t first = to_multiple<T>(y);
-    if (first > 0) {
-      map(0, first);
-    }
-    i = map_fours(first, PastCache());
-    end_of_stream();
-  } else {
-    i = map_fours(0, ToCache());
+  for (; i + 4 * vector <= size; i += 4 * vector) {
+    const auto y0 = at(i, whole)(load<T>(x, i, whole));
+    const auto y1 = at(i + vector, whole)(load<T>(x, i + vector, whole));
+    const auto y2 = at(i + 2 * vector, whole)(load<T>(x, i + 2 * vector, whole));
+    const auto y3 = at(i + 3 * vector, whole)(load<T>(x, i + 3 * vector, whole));
+    store<T>(y0, y, i, whole);
+    store<T>(y1, y, i + vector, whole);
+    store<T>(y2, y, i + 2 * vector, whole);
+    store<T>(y3, y, i + 3 * vector, whole);
   }
   for_vectors<T>(i, size, map);
 }
 
 template <typename T, typename Function>
-void unary(
-    char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write, const Function& function) {
+void unary(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, const Function& function) {
   for (int64_t row = 0; row < size1; ++row) {
     char* const y = data[0] + row * strides[2];
     char* const x = data[1] + row * strides[3];
     if (strides[0] == kSize<T> && strides[1] == kSize<T>) {
-      map_row<T>(y, x, size0, write, [&](int64_t, auto) -> const Function& { return function; });
+      map_row<T>(y, x, size0, [&](int64_t, auto) -> const Function& { return function; });
     } else {
       for (int64_t i = 0; i < size0; ++i) {
         at_byte<T>(y, i * strides[0]) = function(at_byte<T>(x, i * strides[1]));
@@ -358,46 +296,45 @@ T in_dtype(Number number) {
 }
 
 template <typename T>
-void binary_sign(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write, Number low) {
-  unary<T>(data, strides, size0, size1, write, BinarySign<T>(in_dtype<T>(low)));
+void binary_sign(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Number low) {
+  unary<T>(data, strides, size0, size1, BinarySign<T>(in_dtype<T>(low)));
 }
 
 template <typename T>
-void ternary_sign(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write) {
-  unary<T>(data, strides, size0, size1, write, TernarySign<T>());
+void ternary_sign(char* const* data, const int64_t* strides, int64_t size0, int64_t size1) {
+  unary<T>(data, strides, size0, size1, TernarySign<T>());
 }
 
 template <typename T>
-void to_integer(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write, Integer which) {
+void to_integer(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Integer which) {
   switch (which) {
     case Integer::nearest:
-      return unary<T>(data, strides, size0, size1, write, ToInteger<T, Integer::nearest>());
+      return unary<T>(data, strides, size0, size1, ToInteger<T, Integer::nearest>());
     case Integer::above:
-      return unary<T>(data, strides, size0, size1, write, ToInteger<T, Integer::above>());
+      return unary<T>(data, strides, size0, size1, ToInteger<T, Integer::above>());
     case Integer::below:
-      return unary<T>(data, strides, size0, size1, write, ToInteger<T, Integer::below>());
+      return unary<T>(data, strides, size0, size1, ToInteger<T, Integer::below>());
     case Integer::toward_zero:
-      return unary<T>(data, strides, size0, size1, write, ToInteger<T, Integer::toward_zero>());
+      return unary<T>(data, strides, size0, size1, ToInteger<T, Integer::toward_zero>());
   }
 }
 
 template <typename T>
 void scalar_clamp(
-    char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write, Number min_val,
-    Number max_val) {
-  unary<T>(data, strides, size0, size1, write, ScalarClamp<T>(in_dtype<T>(min_val), in_dtype<T>(max_val)));
+    char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Number min_val, Number max_val) {
+  unary<T>(data, strides, size0, size1, ScalarClamp<T>(in_dtype<T>(min_val), in_dtype<T>(max_val)));
 }
 
 template <typename T, bool min_is_constant, bool max_is_constant, bool may_be_nan = true>
-void clamp_row(char* y, const char* x, const char* min, const char* max, int64_t size, Write write) {
+void clamp_row(char* y, const char* x, const char* min, const char* max, int64_t size) {
   using At = Clamp<T, may_be_nan>;
   const auto clamp_at = [min, max](int64_t i, auto count) {
     return At(load<T, min_is_constant>(min, i, count), load<T, max_is_constant>(max, i, count));
   };
   if constexpr (min_is_constant && max_is_constant) {
-    map_row<T>(y, x, size, write, [clamp = clamp_at(0, whole)](int64_t, auto) -> const At& { return clamp; });
+    map_row<T>(y, x, size, [clamp = clamp_at(0, whole)](int64_t, auto) -> const At& { return clamp; });
   } else {
-    map_row<T>(y, x, size, write, clamp_at);
+    map_row<T>(y, x, size, clamp_at);
   }
 }
 
@@ -459,12 +396,12 @@ bool any_nan(const char* row, int64_t size) {
 }
 
 template <typename T>
-void clamp(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write);
+void clamp(char* const* data, const int64_t* strides, int64_t size0, int64_t size1);
 
 // Rows of less than four vectors, one right after the other, with the same bounds: as many as a vector has lanes are
 // one long row, and the bounds are repeated for it.
 template <typename T>
-void clamp_short_rows(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write) {
+void clamp_short_rows(char* const* data, const int64_t* strides, int64_t size0, int64_t size1) {
   constexpr int64_t vector = Lanes<T>::size();
   std::array<std::array<T, 4 * vector * vector>, 2> bounds;
   for (size_t i = 0; i < bounds.size(); ++i) {
@@ -484,12 +421,12 @@ void clamp_short_rows(char* const* data, const int64_t* strides, int64_t size0, 
   };
   const auto stride = kSize<T>;
   const std::array<int64_t, 8> long_strides{stride, stride, stride, stride, bytes, bytes, 0, 0};
-  clamp<T>(at_row(0).data(), long_strides.data(), size, rows, write);
-  clamp<T>(at_row(rows).data(), long_strides.data(), (size1 - rows * vector) * size0, 1, write);
+  clamp<T>(at_row(0).data(), long_strides.data(), size, rows);
+  clamp<T>(at_row(rows).data(), long_strides.data(), (size1 - rows * vector) * size0, 1);
 }
 
 template <typename T>
-void clamp(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write) {
+void clamp(char* const* data, const int64_t* strides, int64_t size0, int64_t size1) {
   const bool min_is_constant = strides[2] == 0;
   const bool max_is_constant = strides[3] == 0;
   const int64_t* const outer = strides + 4;
@@ -500,7 +437,7 @@ void clamp(char* const* data, const int64_t* strides, int64_t size0, int64_t siz
     const int64_t bytes = size0 * kSize<T>;
     if (have_same_bounds && size0 < 4 * vector && size0 % vector != 0 && size1 >= 16 * vector && outer[0] == bytes &&
         outer[1] == bytes) {
-      clamp_short_rows<T>(data, strides, size0, size1, write);
+      clamp_short_rows<T>(data, strides, size0, size1);
       return;
     }
     if (have_same_bounds && size1 >= 16 && !min_is_constant && !max_is_constant) {
@@ -510,7 +447,7 @@ void clamp(char* const* data, const int64_t* strides, int64_t size0, int64_t siz
       if (!is_16_bit<T> && size0 > 4 * vector) {
         const auto a_row = may_be_nan ? &clamp_row<T, false, false, true> : &clamp_row<T, false, false, false>;
         for (int64_t row = 0; row < size1; ++row) {
-          a_row(data[0] + row * outer[0], data[1] + row * outer[1], data[2], data[3], size0, write);
+          a_row(data[0] + row * outer[0], data[1] + row * outer[1], data[2], data[3], size0);
         }
         return;
       }
@@ -529,8 +466,8 @@ void clamp(char* const* data, const int64_t* strides, int64_t size0, int64_t siz
                                  : (max_is_constant ? &clamp_row<T, false, true> : &clamp_row<T, false, false>);
     for (int64_t row = 0; row < size1; ++row) {
       clamp_a_row(
-          data[0] + row * outer[0], data[1] + row * outer[1], data[2] + row * outer[2], data[3] + row * outer[3], size0,
-          write);
+          data[0] + row * outer[0], data[1] + row * outer[1], data[2] + row * outer[2], data[3] + row * outer[3],
+          size0);
     }
     return;
   }
@@ -814,20 +751,20 @@ Four<Wide<T>> load_four(const T* from) {
   }
 }
 
-template <typename T, typename Put = ToCache>
-void store_four(const Four<Wide<T>>& four, T* to, const Put& put = Put()) {
+template <typename T>
+void store_four(const Four<Wide<T>>& four, T* to) {
   constexpr int64_t size = Vectorized<T>::size();
   if constexpr (std::is_same_v<T, c10::BFloat16>) {
-    put(halves(rounded(four.a) >> Bits(16), rounded(four.b)), to);
-    put(halves(rounded(four.c) >> Bits(16), rounded(four.d)), to + size);
+    halves(rounded(four.a) >> Bits(16), rounded(four.b)).store(to);
+    halves(rounded(four.c) >> Bits(16), rounded(four.d)).store(to + size);
   } else if constexpr (is_16_bit<T>) {
-    put(at::vec::convert_from_float<T>(four.a, four.b), to);
-    put(at::vec::convert_from_float<T>(four.c, four.d), to + size);
+    at::vec::convert_from_float<T>(four.a, four.b).store(to);
+    at::vec::convert_from_float<T>(four.c, four.d).store(to + size);
   } else {
-    put(four.a, to);
-    put(four.b, to + size);
-    put(four.c, to + 2 * size);
-    put(four.d, to + 3 * size);
+    four.a.store(to);
+    four.b.store(to + size);
+    four.c.store(to + 2 * size);
+    four.d.store(to + 3 * size);
   }
 }
 
@@ -899,8 +836,7 @@ W with_plain_nan(W number) {
 
 // A row with one scale and one zero point.
 template <typename T>
-void fake_quantize_row(
-    char* y, const char* x, const char* scale, const char* zero_point, int64_t size, Write write, Ends ends) {
+void fake_quantize_row(char* y, const char* x, const char* scale, const char* zero_point, int64_t size, Ends ends) {
   using W = Wide<T>;
   constexpr int64_t step = 4 * Vectorized<W>::size();
   const auto number = [](const char* of) { return with_plain_nan(*reinterpret_cast<const W*>(of)); };
@@ -908,32 +844,20 @@ void fake_quantize_row(
       number(scale), number(zero_point), static_cast<W>(ends.quant_min), static_cast<W>(ends.quant_max)};
   const auto* const from = reinterpret_cast<const T*>(x);
   auto* const to = reinterpret_cast<T*>(y);
-  const auto one_by_one = [&](int64_t i, int64_t end) {
-    for (; i < end; ++i) {
-      to[i] = static_cast<T>(element::fake_quantize(static_cast<W>(from[i]), grid));
-    }
-  };
-  const auto fours = [&](int64_t i, const auto& put) {
+  int64_t i = 0;
+  if (size >= step) {
     with_grid(grid, [&](const auto& grids) {
-      Quotients<T> quotients(from + i, size - i, grids.scale);
+      Quotients<T> quotients(from, size, grids.scale);
       const auto value = [&](const auto& scaled) { return element::fake_quantize_scaled(scaled, grids); };
-      for (const int64_t start = i; i + step <= size; i += step) {
-        const auto scaled = quotients.from(i - start);
-        store_four<T>({value(scaled.a), value(scaled.b), value(scaled.c), value(scaled.d)}, to + i, put);
+      for (; i + step <= size; i += step) {
+        const auto scaled = quotients.from(i);
+        store_four<T>({value(scaled.a), value(scaled.b), value(scaled.c), value(scaled.d)}, to + i);
       }
     });
-    return i;
-  };
-  int64_t i = 0;
-  if (write == Write::past_cache && size >= 2 * step) {
-    const int64_t first = to_multiple<T>(y);
-    one_by_one(0, first);
-    i = fours(first, PastCache());
-    end_of_stream();
-  } else if (size >= step) {
-    i = fours(0, ToCache());
   }
-  one_by_one(i, size);
+  for (; i < size; ++i) {
+    to[i] = static_cast<T>(element::fake_quantize(static_cast<W>(from[i]), grid));
+  }
 }
 
 // A parameter of a grid along a row: one number, or one for each element.
@@ -958,8 +882,7 @@ class Parameter {
 };
 
 template <typename T, bool scale_is_constant, bool zero_point_is_constant>
-void fake_quantize_row(
-    char* y, const char* x, const char* scale, const char* zero_point, int64_t size, Write, Ends ends) {
+void fake_quantize_row(char* y, const char* x, const char* scale, const char* zero_point, int64_t size, Ends ends) {
   using W = Wide<T>;
   using V = Vectorized<W>;
   constexpr int64_t vector = Vectorized<T>::size();
@@ -1002,7 +925,7 @@ void fake_quantize_row(
 }
 
 template <typename T>
-void fake_quantize(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write, Ends ends) {
+void fake_quantize(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Ends ends) {
   using W = Wide<T>;
   const int64_t* const outer = strides + 4;
   const auto is_row = [&](int operand) { return strides[operand] == 0 || strides[operand] == kSize<W>; };
@@ -1013,7 +936,7 @@ void fake_quantize(char* const* data, const int64_t* strides, int64_t size0, int
   for (int64_t row = 0; row < size1; ++row) {
     const auto begin = [&](int operand) { return data[operand] + row * outer[operand]; };
     if (is_dense) {
-      row_function(begin(0), begin(1), begin(2), begin(3), size0, write, ends);
+      row_function(begin(0), begin(1), begin(2), begin(3), size0, ends);
       continue;
     }
     for (int64_t i = 0; i < size0; ++i) {

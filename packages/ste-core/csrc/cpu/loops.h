@@ -13,10 +13,6 @@ namespace ste::cpu {
 // What becomes of an output of a backward. `sum` adds to doubles, which several elements may share.
 enum class Output { none, store, sum };
 
-// Where a result is written: to the cache, or past it where it would not stay there, which spares the memory the
-// reading of what is about to be overwritten.
-enum class Write { cached, past_cache };
-
 // Which integer a number becomes.
 enum class Integer { nearest, above, below, toward_zero };
 
@@ -29,22 +25,19 @@ struct Number {
 // Each takes what TensorIterator passes to a loop of two dimensions.
 struct Loops {
   // y, x
-  void (*binary_sign)(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write, Number low);
-  void (*ternary_sign)(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write);
+  void (*binary_sign)(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Number low);
+  void (*ternary_sign)(char* const* data, const int64_t* strides, int64_t size0, int64_t size1);
   // Of float and double alone.
-  void (*to_integer)(
-      char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write, Integer which);
+  void (*to_integer)(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Integer which);
   void (*scalar_clamp)(
-      char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write, Number min_val,
-      Number max_val);
+      char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Number min_val, Number max_val);
   // y, x, min_val, max_val
-  void (*clamp)(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write);
+  void (*clamp)(char* const* data, const int64_t* strides, int64_t size0, int64_t size1);
   // Gradients to x, min_val and max_val, which are `outputs`; g, x, min_val, max_val. None for integers.
   void (*clamp_backward)(
       char* const* data, const int64_t* strides, int64_t size0, int64_t size1, const Output* outputs);
   // y, x; the scale and the zero point, which are of float, or of double where x is. None for integers.
-  void (*fake_quantize)(
-      char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Write write, Ends ends);
+  void (*fake_quantize)(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Ends ends);
   // Gradients to x, to the scale and to the zero point, which are `outputs`; g, x, scale, zero point. None for
   // integers.
   void (*fake_quantize_backward)(
