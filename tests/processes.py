@@ -1,11 +1,14 @@
 """Processes of their own: Python, for what is decided at import, and programs in C++."""
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 TESTS = Path(__file__).parent
 
@@ -40,6 +43,51 @@ def run(
     if (result.returncode == 0) != succeeds:
         raise RuntimeError(f"the process ended with {result.returncode}:\n{result.stdout}")
     return result.stdout
+
+
+class Ended(NamedTuple):
+    """How a process ended, and what it printed, on stdout and stderr."""
+
+    succeeded: bool
+    output: str
+
+
+# To import torch takes two seconds: the processes are copies of one that has done so.
+FORKS = """
+import json, os, sys, tempfile, traceback
+import torch
+
+def child(code, backend, file):
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+    os.environ["STE_BACKEND"] = backend
+    status = 0
+    try:
+        exec(code, {"__name__": "__main__"})
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+results = []
+for backend in sys.argv[2:]:
+    with tempfile.TemporaryFile() as file:
+        process = os.fork()
+        if process == 0:
+            child(sys.argv[1], backend, file)
+        _, status = os.waitpid(process, 0)
+        file.seek(0)
+        results.append([status == 0, file.read().decode()])
+print(json.dumps(results))
+"""
+
+
+def run_with_backends(code: str, backends: Sequence[str], first_on_path: Path | None = None) -> list[Ended]:
+    """Run `code` in a process for each value of STE_BACKEND."""
+    output = run(FORKS, code, *backends, first_on_path=first_on_path)
+    return [Ended(*result) for result in json.loads(output)]
 
 
 def output_of(*command: str | Path) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import CORE_SOURCE, output_of, run
+from processes import CORE_SOURCE, output_of, run, run_with_backends
 
 import ste
 from ste._backend import Choice, choose
@@ -102,19 +102,20 @@ def write_library(core: Path, content: bytes) -> None:
     (folder(core) / "SHA256SUMS").write_text("".join(lines))
 
 
-def assert_falls_back(core: Path | None, reason: str, before: str = "") -> None:
+def assert_falls_back(core: Path, reason: str) -> None:
     """One warning that gives the reason and the remedy, then the fallback; an error if native was asked for."""
-    output = run(before + SHOW, first_on_path=core)
-    assert output.count("RuntimeWarning") == 1
+    by_default, native, python = run_with_backends(SHOW, ("auto", "native", "python"), core)
+    output = by_default.output
+    assert by_default.succeeded and output.count("RuntimeWarning") == 1
     assert f"ste runs on its Python backend: {reason}" in output
     assert "pip install --no-build-isolation" in output and "STE_BACKEND=python" in output
     assert f"\npython|{reason}" in output and output.endswith("\n2.0\n")
 
-    output = run(before + SHOW, first_on_path=core, backend="native", succeeds=False)
-    assert f"ImportError: STE_BACKEND=native, but {reason}" in output
-    assert "pip install --no-build-isolation" in output
+    assert not native.succeeded
+    assert f"ImportError: STE_BACKEND=native, but {reason}" in native.output
+    assert "pip install --no-build-isolation" in native.output
 
-    assert run(before + SHOW, first_on_path=core, backend="python") == "python|STE_BACKEND=python\n2.0\n"
+    assert python == (True, "python|STE_BACKEND=python\n2.0\n")
 
 
 def test_absent() -> None:

@@ -77,11 +77,13 @@ def at(section: str, sizes: Sequence[int]) -> Callable[[Row], bool]:
     return lambda row: is_ours(row) and row["dtype"] == "float32" and row["elements"] in sizes
 
 
-def large(section: str, op: Callable[[str], bool] = lambda _: True, dtype: str = "") -> Callable[[Row], bool]:
-    """Of every dtype or of one, in a process that keeps no memory."""
+def large(
+    section: str, memory: str, op: Callable[[str], bool] = lambda _: True, dtype: str = ""
+) -> Callable[[Row], bool]:
+    """Of every dtype or of one, at the size that is measured on all threads."""
     is_ours = of(section, NATIVE, op)
     return lambda row: (
-        is_ours(row) and row["elements"] >= LARGE and row["memory"] == "new" and dtype in ("", row["dtype"])
+        is_ours(row) and row["elements"] == LARGE and row["memory"] == memory and dtype in ("", row["dtype"])
     )
 
 
@@ -91,6 +93,57 @@ def is_straight_through(op: str) -> bool:
 
 def is_full(op: str) -> bool:
     return op.endswith(", full")
+
+
+# Why two threads gain less where no page is new.
+SHARED_MEMORY = "one thread of this machine takes most of what its memory gives"
+
+
+def on_all_threads_with(memory: str) -> list[Target]:
+    """The same for results in new memory, and in memory that the process has kept."""
+    is_new = memory == "new"
+
+    def target(text: str, bound: float, applies: Callable[[Row], bool], **also: Any) -> Target:
+        return Target(f"{memory} memory, {text}", bound, applies, threads="all", **also)
+
+    return [
+        target(
+            "large tensors, native: the time of torch.round",
+            1.05,
+            large("forward", memory, lambda op: not is_full(op)),
+        ),
+        target(
+            "large tensors, bounds of x's size: the time of torch.addcmul, which reads as much",
+            1.05,
+            large("forward", memory, is_full),
+            relative_to="torch.addcmul",
+        ),
+        *(
+            target(
+                f"fake_quantize, forward, {dtype}: the time of x.clone()",
+                1.15,
+                large("fake_quantize", memory, dtype=dtype),
+                reason="both tensors are in the last cache, where a copy takes a part of the time of the divisions"
+                if (memory, dtype) == ("kept", "bfloat16")
+                else "",
+            )
+            for dtype in ("float32", "bfloat16")
+        ),
+        target(
+            "fake_quantize, forward and backward: the time of one thread",
+            1 / 1.6,
+            large("fake_quantize and backward", memory),
+            faster=True,
+            reason="" if is_new else SHARED_MEMORY,
+        ),
+        target(
+            "tensor_clamp, backward: the time of one thread",
+            1 / 1.3,
+            large("backward", memory),
+            faster=True,
+            reason="" if is_new else SHARED_MEMORY,
+        ),
+    ]
 
 
 TARGETS = [
@@ -134,43 +187,7 @@ TARGETS = [
         of("fake_quantize by dtype", f"{NATIVE}, bfloat16"),
     ),
     Target("compiled quantizer: the time of the idiom's", 1.02, of("compiled", NATIVE)),
-    Target(
-        "large tensors, native: the time of torch.round",
-        1.05,
-        large("forward", lambda op: not is_full(op)),
-        threads="all",
-    ),
-    Target(
-        "large tensors, bounds of x's size: the time of torch.addcmul, which reads as much",
-        1.05,
-        large("forward", is_full),
-        "torch.addcmul",
-        threads="all",
-    ),
-    *(
-        Target(
-            f"fake_quantize, forward, {dtype}: the time of x.clone()",
-            1.15,
-            large("fake_quantize", dtype=dtype),
-            threads="all",
-            reason=reason,
-        )
-        for dtype, reason in (
-            ("float32", ""),
-            (
-                "bfloat16",
-                "where both tensors fit in the last cache, a copy takes no more than a third of the arithmetic",
-            ),
-        )
-    ),
-    Target(
-        "fake_quantize, forward and backward: the time of one thread",
-        1 / 1.6,
-        large("fake_quantize and backward"),
-        threads="all",
-        faster=True,
-    ),
-    Target("tensor_clamp, backward: the time of one thread", 1 / 1.3, large("backward"), threads="all", faster=True),
+    *(target for memory in ("new", "kept") for target in on_all_threads_with(memory)),
     Target("compiled quantizer: the time of the idiom's", 1.05, of("compiled", NATIVE), threads="all"),
     Target("peak memory of forward and backward, in tensors", 1.02, of("memory", NATIVE, is_straight_through), "", ""),
     Target("compiled quantizer: the kernels of the idiom's", 1.00, of("compiled kernels", NATIVE), "idiom", ""),
@@ -227,31 +244,39 @@ def table(rows: Sequence[Row], columns: Sequence[str], cell: Callable[[Row], str
     return out + [f"| {name} | {' | '.join(cells.get(c, '') for c in present)} |" for name, cells in lines.items()]
 
 
-def on_all_threads(rows: Sequence[Row], threads: int) -> list[str]:
+def faster_on_all(rows: Sequence[Row], threads: int, memory: str) -> list[str]:
     """Of each large op, how much faster it is on all threads, beside the limit."""
     lines = []
     for row in rows:
         one = partner(row, rows, threads=1)
-        if row["competitor"] == NATIVE and row["threads"] == threads > 1 and row["memory"] == "new" and one:
+        if row["competitor"] == NATIVE and row["threads"] == threads > 1 and row["memory"] == memory and one:
             seconds = (row["seconds"], row["seconds"] / row["ratio"])
             of_one = (one["seconds"], one["seconds"] / one["ratio"])
             cells = [*(f"{s * 1e3:.1f} ms" for s in (of_one[0], seconds[0]))]
             cells += [f"{before / after:.2f}" for before, after in zip(of_one, seconds)]
             lines.append(f"| {row['section']}: {where(row)} | {' | '.join([*cells, ratio(row)])} |")
-    if not lines:
+    head = f"| | one thread | {threads} threads | faster | the limit: faster | {threads} threads: ratio |"
+    return [head, "|---|---|---|---|---|---|", *lines, ""]
+
+
+def on_all_threads(rows: Sequence[Row], threads: int) -> list[str]:
+    if threads == 1:
         return []
+    rows = [row for row in rows if row["elements"] == LARGE]
     return [
         "## All threads",
         "",
         f"The time on one thread and on all {threads}, and how many times faster that is, for the op and for the",
         "limit: `torch.round`; of `fake_quantize`, `x.clone()`, with its backward where the op has its own; of the",
-        "backward, that of `torch.clamp`. Each result is in new memory from the system, as in a process that does",
-        "not ask its allocator for anything else.",
+        "backward, that of `torch.clamp`.",
         "",
-        f"| | one thread | {threads} threads | faster | the limit: faster | {threads} threads: ratio |",
-        "|---|---|---|---|---|---|",
-        *lines,
+        "With each result in new memory from the system, as a process has it that does not ask its allocator for",
+        "anything else: most of the time is that of the zeroing of new pages.",
         "",
+        *faster_on_all(rows, threads, "new"),
+        "With memory that the process has kept:",
+        "",
+        *faster_on_all(rows, threads, "kept"),
     ]
 
 
@@ -273,7 +298,7 @@ COLUMNS = [
 
 
 def of_one_thread(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if row["threads"] == 1 and row["memory"] == "kept"]
+    return [row for row in rows if row["threads"] == 1 and row["memory"] == "kept" and row["elements"] != LARGE]
 
 
 def plot_forward(rows: Sequence[Row], file: Path) -> None:
@@ -391,7 +416,7 @@ def main() -> None:
         "Made by `make bench`. Each number is a ratio to `torch.round` on the same tensor, measured in turns with it:",
         "the median, and the quartiles in brackets. It is measured on one thread, but for “All threads”, the dashed",
         "lines of “Growth”, and the targets that name all threads. Memory that is freed stays with the process, but",
-        "for “All threads”: the time is that of the ops and not of new pages from the system.",
+        "where new memory is named: the time is that of the ops and not of new pages from the system.",
         "",
         f"Machine: {described}.",
         "",
