@@ -53,6 +53,7 @@ SECONDS_IN_MEMORY = 3
 SECONDS_ON_ALL_THREADS = {"new": 3, "kept": 1.5}  # by the memory of the results
 LARGE = [(1, 64, 32, 32), (1, 64, 128, 128), (1, 64, 625, 250)]  # 65,536, 1,048,576 and 10,000,000 elements
 FOR_ALL_THREADS = (1, 64, 512, 256)  # 8,388,608 elements
+PLACES = 9  # of them in memory, on which two equal loops differ by up to a tenth
 IN_MEMORY = 1_000_000  # elements, for which no cache that is a core's own is large enough
 GROWTH = [10**power for power in range(9)]
 CALLS = 1000  # whose instructions are counted
@@ -353,7 +354,7 @@ class Bench:
 
         for dtype, (variant, (op, arguments)) in itertools.product((torch.float32, torch.bfloat16), VARIANTS.items()):
             sets = []
-            for _ in range(3):
+            for _ in range(PLACES):
                 x = new_x(dtype)
                 args = (x, *arguments(x))
                 calls = {LIMIT: Call(torch.round, (x,)), self.ours: Call(op.function, args)}
@@ -362,16 +363,19 @@ class Bench:
                 sets.append(calls)
             yield from races("forward", variant, dtype, *sets)
         for dtype, kind in itertools.product((torch.float32, torch.bfloat16), ("per tensor", "per channel")):
-            x = new_x(dtype).requires_grad_()
-            scale = (number if kind == "per tensor" else per_channel)(x.detach(), 0.6).requires_grad_()
-            calls = {
-                "clone": Call(torch.clone, (x,)),
-                self.ours: Call(ste.fake_quantize, (x, scale, None, -8, 7), inputs=2),
-            }
-            without_gradient = {name: replace(call, arguments=detached(call)) for name, call in calls.items()}
-            yield from races("fake_quantize", kind, dtype, without_gradient)
-            with_backward = {name: call.with_backward() for name, call in calls.items()}
-            yield from races("fake_quantize and backward", kind, dtype, with_backward)
+            sets = []
+            for _ in range(PLACES):
+                x = new_x(dtype).requires_grad_()
+                scale = (number if kind == "per tensor" else per_channel)(x.detach(), 0.6).requires_grad_()
+                calls = {
+                    "clone": Call(torch.clone, (x,)),
+                    self.ours: Call(ste.fake_quantize, (x, scale, None, -8, 7), inputs=2),
+                }
+                sets.append(calls)
+            without_gradient = [{name: replace(c, arguments=detached(c)) for name, c in calls.items()} for calls in sets]
+            yield from races("fake_quantize", kind, dtype, *without_gradient)
+            with_backward = [{name: call.with_backward() for name, call in calls.items()} for calls in sets]
+            yield from races("fake_quantize and backward", kind, dtype, *with_backward)
         for kind, make in BOUNDS.items():
             yield from races(
                 "backward", f"tensor_clamp, {kind}", torch.float32, self.backwards(new_x(torch.float32), make)
@@ -482,6 +486,7 @@ class Bench:
                 yield Result("instructions", cause, title, count, count, count, elements=8)
 
     def all(self) -> Iterator[Result]:
+        take_memory("new")  # before the heap has a place for anything large
         if self.backend == "native" and not self.peer:
             yield from self.memory()
             yield from self.threads("new")
