@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from op_table import DISTINCT_OPS, OPS, Op
+from packaging.version import Version
 from plain import signature
 from torch import Tensor
 
@@ -272,3 +273,9 @@ def test_the_fallback_refuses_a_device_whose_gradient_it_cannot_give() -> None:
         NotImplementedError, match="round_ste: the Python backend has no gradient on maia; ste-core has"
     ):
         kernel(x.requires_grad_())
+
+
+@pytest.mark.skipif(Version(torch.__version__).release >= (2, 8), reason="is no error")
+def test_onnx_where_torch_takes_the_op_apart() -> None:
+    with pytest.raises(RuntimeError, match=r"quantize_dequantize needs torch 2\.8 or later, and torch 2\."):
+        ste.onnx.quantize_dequantize()

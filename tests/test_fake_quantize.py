@@ -2,20 +2,15 @@
 
 import io
 import math
-import re
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
 import torch.autograd.forward_ad as fwAD
-from bits import assert_same_bits, special_values, values
+from bits import assert_same_bits, values
 from op_table import FLOATING
-from packaging.version import Version
 from torch import Tensor
 from torch.func import jacfwd, jacrev, jvp, vmap
 
@@ -383,88 +378,6 @@ def test_compiled_gradients_of_what_is_not_finite(with_zero_point: bool, inside:
     assert_same_bits(found[1][0], found[0][0])
     for actual, expected in zip(found[1][1:], found[0][1:]):
         assert_same_bits(actual + 0.0, expected + 0.0)  # the sign of a gradient of 0 is open
-
-
-class Learned(torch.nn.Module):
-    def __init__(self, scale: Tensor, zero_point: Tensor | None, low: int, high: int) -> None:
-        super().__init__()
-        self.scale = torch.nn.Parameter(scale)
-        self.zero_point = None if zero_point is None else torch.nn.Parameter(zero_point, requires_grad=False)
-        self.low, self.high = low, high
-
-    def forward(self, x: Tensor) -> Tensor:
-        return ste.fake_quantize(x, self.scale, self.zero_point, self.low, self.high)
-
-
-GRIDS: dict[str, tuple[Tensor, Tensor | None, int, int]] = {
-    "int8": (torch.tensor(0.3), None, -128, 127),
-    "uint8 with a zero point": (torch.tensor(0.3), torch.tensor(100.0), 0, 255),
-    "4 bits": (torch.tensor([0.3]), None, -8, 7),
-    "3 bits, unsigned": (torch.tensor(0.7), torch.tensor(2), 0, 7),
-    "per channel": (torch.tensor([[0.3], [0.01], [2.0]]), None, -127, 127),
-    "per channel, one zero point": (torch.tensor([[0.3], [0.01], [2.0]]), torch.tensor(-3), -8, 7),
-    "along the last dimension": (torch.linspace(0.1, 2, 40), torch.arange(40), 0, 63),
-}
-
-
-KEEPS_THE_OP = Version(torch.__version__).release >= (2, 8)
-KEPT = pytest.mark.skipif(not KEEPS_THE_OP, reason="torch's exporter takes the op apart")
-
-
-@pytest.mark.skipif(KEEPS_THE_OP, reason="is no error")
-def test_onnx_where_torch_takes_the_op_apart() -> None:
-    with pytest.raises(RuntimeError, match=r"quantize_dequantize needs torch 2\.8 or later, and torch 2\."):
-        ste.onnx.quantize_dequantize()
-
-
-@KEPT
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("grid", GRIDS)
-def test_onnx_with_its_own_operators(grid: str, dtype: torch.dtype) -> None:
-    x = special_values(dtype)
-    x = x[~x.isnan()]  # QuantizeLinear's is the runtime's own affair
-    x = torch.cat([x, torch.linspace(-40, 40, -len(x) % 120).to(dtype)]).reshape(-1, 3, 40)
-    module = Learned(*GRIDS[grid])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, about itself
-        program = torch.onnx.export(
-            module,
-            (x,),
-            dynamo=True,
-            verbose=False,
-            custom_translation_table=ste.onnx.quantize_dequantize(),
-        )
-    assert program is not None
-    model = program.model_proto
-    onnx.checker.check_model(model, full_check=True)
-    kinds = [node.op_type for node in model.graph.node]
-    assert kinds.count("QuantizeLinear") == kinds.count("DequantizeLinear") == 1
-    assert "Round" not in kinds and "Div" not in kinds
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    assert_same_bits(torch.from_numpy(np.asarray(y)), module(x).detach(), x)
-
-
-@KEPT
-@pytest.mark.parametrize(
-    ("scale", "ends", "message"),
-    [
-        (torch.tensor(0.5), (-129, 127), "the grid from -129 to 127 is not within the range of a byte"),
-        (torch.tensor(0.5), (0, 256), "the grid from 0 to 256 is not within the range of a byte"),
-        (torch.full((2, 3), 0.5), (-8, 7), r"one dimension; scale has shape \[2, 3\], zero_point \[\]"),
-    ],
-)
-def test_onnx_refuses_what_it_has_no_operator_for(scale: Tensor, ends: tuple[int, int], message: str) -> None:
-    table = ste.onnx.quantize_dequantize()
-    module, x = Learned(scale, None, *ends), torch.randn(2, 3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with pytest.raises(torch.onnx.OnnxExporterError) as raised:
-            torch.onnx.export(module, (x,), dynamo=True, custom_translation_table=table, verbose=False)
-    causes, cause = "", raised.value.__cause__
-    while cause is not None:
-        causes, cause = f"{causes}\n{cause}", cause.__cause__
-    assert re.search(message, causes)
 
 
 # quantize

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from bits import assert_same_bits
+from bits import assert_same_bits, special_values
 from packaging.version import Version
 from processes import run
 from torch import Tensor, tensor
@@ -73,6 +73,43 @@ def assert_exports(module: torch.nn.Module, x: Tensor, model: onnx.ModelProto) -
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     assert_same_bits(torch.from_numpy(np.asarray(y)), module(x).detach(), x)
+
+
+GRIDS: dict[str, tuple[Tensor, Tensor | None, int, int]] = {
+    "int8": (tensor(0.3), None, -128, 127),
+    "uint8 with a zero point": (tensor(0.3), tensor(100.0), 0, 255),
+    "4 bits": (tensor([0.3]), None, -8, 7),
+    "3 bits, unsigned": (tensor(0.7), tensor(2), 0, 7),
+    "per channel": (tensor([[0.3], [0.01], [2.0]]), None, -127, 127),
+    "per channel, one zero point": (tensor([[0.3], [0.01], [2.0]]), tensor(-3), -8, 7),
+    "along the last dimension": (torch.linspace(0.1, 2, 40), torch.arange(40), 0, 63),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_special_values(grid: str, dtype: torch.dtype) -> None:
+    x = special_values(dtype)
+    x = x[~x.isnan()]  # QuantizeLinear's is the runtime's own affair
+    x = torch.cat([x, torch.linspace(-40, 40, -len(x) % 120).to(dtype)]).reshape(-1, 3, 40)
+    module = Quantizer(*GRIDS[grid])
+    model = exported(module, x, 20)
+    assert_exports(module, x, model)
+    assert not {"Round", "Div"} & {node.op_type for node in model.graph.node}
+
+
+@pytest.mark.parametrize(
+    ("scale", "ends", "message"),
+    [
+        (tensor(0.5), (-129, 127), "the grid from -129 to 127 is not within the range of a byte"),
+        (tensor(0.5), (0, 256), "the grid from 0 to 256 is not within the range of a byte"),
+        (torch.full((2, 3), 0.5), (-8, 7), r"one dimension; scale has shape \[2, 3\], zero_point \[\]"),
+    ],
+)
+def test_what_it_has_no_operator_for(scale: Tensor, ends: tuple[int, int], message: str) -> None:
+    with pytest.raises(torch.onnx.OnnxExporterError) as raised:
+        exported(Quantizer(scale, None, *ends), torch.randn(2, 3), 20)
+    assert re.search(message, causes(raised))
 
 
 EXPRESSED: dict[str, tuple[Any, ...]] = {

@@ -4,7 +4,6 @@ import warnings
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from hypothesis import given
@@ -122,6 +121,8 @@ class Ends(torch.nn.Module):
 
 @pytest.mark.parametrize("number", [4, np.int64(4)], ids=repr)
 def test_onnx(number: Any) -> None:
+    import onnxruntime  # which a machine with a GPU may not have
+
     module, widths = Ends(number).eval(), torch.arange(1, 63)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, about itself

@@ -372,7 +372,9 @@ class Bench:
                     self.ours: Call(ste.fake_quantize, (x, scale, None, -8, 7), inputs=2),
                 }
                 sets.append(calls)
-            without_gradient = [{name: replace(c, arguments=detached(c)) for name, c in calls.items()} for calls in sets]
+            without_gradient = [
+                {name: replace(c, arguments=detached(c)) for name, c in calls.items()} for calls in sets
+            ]
             yield from races("fake_quantize", kind, dtype, *without_gradient)
             with_backward = [{name: call.with_backward() for name, call in calls.items()} for calls in sets]
             yield from races("fake_quantize and backward", kind, dtype, *with_backward)

@@ -1,71 +1,274 @@
-"""Run on a GPU what a machine without one only compiles: all tests that have a parameter for the device, and timings.
+"""Build, prove and time everything on a machine with a GPU, and go on after a failure.
 
-Build and install ste-core with its CUDA kernels first:
+    python tools/gpu.py --all OUT
 
-    pip install --no-build-isolation -Ccmake.define.STE_CUDA=ON ./packages/ste-core
-    pip install --group test
-    python tools/gpu.py
+takes about nine minutes, and needs no network and nothing of ours that is installed: ste-core is built for the torch
+that is there, in a scratch folder, and ste-py is that of the checkout. What it needs is torch for CUDA, nvcc of the
+same version, cmake, ninja, scikit-build-core, pybind11, pytest, hypothesis, numpy, packaging and wrapt. Where
+compute-sanitizer or triton is missing, or a module that a test imports, that is among the results.
+
+OUT/gpu.json has every figure; tools/gpu_report.py makes the page of the site from it. `--device cpu` rehearses all that
+can be without a GPU.
 """
 
 import argparse
-import itertools
+import json
 import os
+import platform
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import torch
-from bench import VARIANTS, Bench, Call, Result
-from subjects import IDIOM
-
-import ste
+from gpu_report import summary
 
 ROOT = Path(__file__).parent.parent
-SHAPES = [(1, 64, 32, 32), (1, 64, 128, 128), (16, 64, 125, 80)]  # 65,536, 1,048,576 and 10,240,000 elements
-DTYPES = (torch.float32, torch.bfloat16)
+CORES = os.cpu_count() or 1
+SECONDS = 540  # for all of it
 
 
-def races(bench: Bench, device: str) -> Iterator[Result]:
-    for shape, dtype in itertools.product(SHAPES, DTYPES):
-        x = torch.randn(shape, device=device, dtype=dtype, requires_grad=True)
-        where: dict[str, Any] = {"elements": x.numel(), "dtype": str(dtype).removeprefix("torch.")}
-        for variant in VARIANTS:
-            calls = bench.competitors(variant, x)
-            yield from bench.race("forward", variant, calls, **where)
-            calls = {name: call.with_backward() for name, call in calls.items()}
-            yield from bench.race("forward and backward", variant, calls, **where)
-        for kind, extent in (("per tensor", ()), ("per channel", (64, 1, 1))):
-            scale = torch.full(extent, 0.6, device=device, requires_grad=True)
-            arguments = (x, scale, None, -8, 7)
-            calls = {
-                "clone": Call(torch.clone, (x,)),
-                bench.ours: Call(ste.fake_quantize, arguments, inputs=2),
-                "composition": Call(IDIOM["fake_quantize"], arguments, inputs=2),
-            }
-            yield from bench.race("forward", f"fake_quantize, {kind}", calls, **where)
-            calls = {name: call.with_backward() for name, call in calls.items()}
-            yield from bench.race("forward and backward", f"fake_quantize, {kind}", calls, **where)
+def patience(device: str) -> int:
+    """How many times longer a rehearsal may take, on what has fewer cores."""
+    return 4 if device == "cpu" else 1
+
+
+@dataclass
+class Run:
+    """One run of everything: where it writes, and what it has found.
+
+    Attributes:
+        out: The folder for the results.
+        scratch: That for what is built.
+        device: "cuda", or "cpu" for a rehearsal.
+        end: When it has to be done.
+        results: Every figure, by step.
+        failures: What failed, each with its first error.
+        times: How long each step took.
+    """
+
+    out: Path
+    scratch: Path
+    device: str
+    end: float
+    results: dict[str, Any] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    times: dict[str, float] = field(default_factory=dict)
+
+    def fail(self, what: str, error: str) -> None:
+        lines = [line for line in error.strip().splitlines() if line.strip()]
+        self.failures.append(f"{what}: {lines[-1].strip() if lines else 'no message'}")
+
+    def environment(self) -> dict[str, str]:
+        """With the build that was made here."""
+        paths = [self.scratch / "site", ROOT / "packages" / "ste-py" / "src", ROOT / "tests", ROOT / "tools"]
+        chosen = {"PYTHONPATH": os.pathsep.join(map(str, paths)), "STE_BACKEND": "native", "STE_TEST_EXPECT": "native"}
+        return {**os.environ, **chosen, "OMP_NUM_THREADS": str(max(1, CORES // 4))}
+
+    def process(self, command: Sequence[str | Path], seconds: float) -> tuple[int, str]:
+        """The status and what was printed; 124 where there was no time left."""
+        seconds = min(seconds * patience(self.device), self.end - time.monotonic())
+        if seconds < 1:
+            return 124, "no time was left"
+        environment = self.environment()
+        try:
+            ended = subprocess.run(
+                command,
+                cwd=ROOT,
+                env=environment,
+                timeout=seconds,
+                check=False,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        except subprocess.TimeoutExpired as error:
+            printed: Any = error.stdout  # bytes, whatever was asked for
+            return 124, f"{bytes(printed or b'').decode()}\nstopped at {seconds:.0f} s"
+        return ended.returncode, ended.stdout
+
+    def lines(self, program: str, seconds: float, *before: str) -> tuple[list[dict[str, Any]], int, str]:
+        """What a tool gave until its end or that of the time, its status, and what else it printed."""
+        name, *kind = program.split()
+        command = [*before, sys.executable, str(ROOT / "tools" / name), *kind, "--device", self.device]
+        status, output = self.process(command, seconds)
+        lines = output.splitlines()
+        found = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        return found, status, "\n".join(line for line in lines if not line.startswith("{"))
+
+    def take(self, step: "Step") -> None:
+        """One step, whatever becomes of it. What is known is written after each."""
+        start = time.monotonic()
+        print(f"{step.__name__} ...", flush=True)
+        try:
+            step(self)
+        except Exception as error:
+            self.fail(step.__name__, f"{type(error).__name__}: {error}")
+        self.times[step.__name__] = round(time.monotonic() - start, 1)
+        self.results |= {"failures": self.failures, "seconds": self.times}
+        (self.out / "gpu.json").write_text(json.dumps(self.results, indent=1) + "\n")
+
+
+Step = Callable[[Run], None]
+
+
+def build(run: Run) -> None:
+    """ste-core with its kernels, for the architecture of this card alone."""
+    capability = torch.cuda.get_device_capability() if run.device == "cuda" else (9, 0)
+    options = [
+        f"-Cbuild-dir={run.scratch / 'build'}",
+        f"-Ccmake.define.STE_CUDA={'ON' if run.device == 'cuda' else 'AUTO'}",
+        f"-Ccmake.define.CMAKE_CUDA_ARCHITECTURES={capability[0]}{capability[1]}",
+    ]
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+    wheel = [*pip, "wheel", "--no-build-isolation", "--no-deps", "-w", run.scratch / "wheel", *options]
+    os.environ["CMAKE_BUILD_PARALLEL_LEVEL"] = str(CORES)
+    status, output = run.process([*wheel, ROOT / "packages" / "ste-core"], 240)
+    if status == 0:
+        wheels = sorted((run.scratch / "wheel").glob("*.whl"))
+        status, output = run.process([*pip, "install", "--no-deps", "--target", run.scratch / "site", *wheels], 60)
+    (run.out / "build.log").write_text(output)
+    if status != 0:
+        run.fail("build", output)
+        return
+    status, output = run.process([sys.executable, "-m", "ste"], 60)
+    print(output, flush=True)
+    run.results["build"] = output.splitlines()
+    if status != 0:
+        run.fail("import", output)
+
+
+def tests(run: Run) -> None:
+    """All tests that have a parameter for the device, and those of the CUDA kernels: each file in its own process."""
+    folder = run.out / "tests"
+    folder.mkdir(exist_ok=True)
+    files = sorted(file for file in (ROOT / "tests").glob("test_*.py") if "device" in file.read_text())
+
+    def test(file: Path) -> tuple[int, int, list[str]]:
+        report = folder / f"{file.stem}.xml"
+        # What the version of pytest that is there does not know of the project's configuration is no reason to stop.
+        options = ["-q", "-m", "not slow", "-k", run.device, "-o", "minversion=7", "-p", "no:cacheprovider"]
+        status, output = run.process([sys.executable, "-m", "pytest", *options, f"--junitxml={report}", file], 200)
+        (folder / f"{file.stem}.log").write_text(output)
+        if status not in (0, 1, 5):  # all passed, some failed, none was chosen
+            return 0, 0, [f"tests/{file.name}: {output.strip().splitlines()[-1]}"]
+        cases = list(ElementTree.parse(report).iter("testcase"))
+        skipped = sum(case.find("skipped") is not None for case in cases)
+        failed = []
+        for case in cases:
+            problem = case.find("failure")
+            problem = case.find("error") if problem is None else problem
+            if problem is not None:
+                first = (problem.get("message") or "no message").splitlines()[0]
+                failed.append(f"{case.get('classname')}::{case.get('name')}: {first}")
+        return len(cases) - skipped - len(failed), skipped, failed
+
+    with ThreadPoolExecutor(max(1, CORES // 4)) as pool:
+        found = list(pool.map(test, files))
+    run.results["tests"] = {
+        "passed": sum(passed for passed, _, _ in found),
+        "skipped": sum(skipped for _, skipped, _ in found),
+        "failed": [words for _, _, failed in found for words in failed],
+    }
+    run.failures += run.results["tests"]["failed"]
+
+
+def checks(run: Run) -> None:
+    found, status, rest = run.lines("gpu_checks.py checks", 150)
+    run.results["checks"] = found
+    for result in found:
+        if result["error"]:
+            run.fail(result["check"], result["error"])
+    if status != 0:
+        run.fail("checks", rest)
+
+
+def sanitizer(run: Run) -> None:
+    """One small call of each kernel and layout, under each of the sanitizer's tools, side by side."""
+    if run.device == "cpu":
+        found, status, rest = run.lines("gpu_checks.py calls", 120)
+        run.results["sanitizer"] = {"none, a rehearsal": {"status": status, "calls": found}}
+        if status != 0:
+            run.fail("calls", rest)
+        return
+    program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+
+    def tool(name: str) -> tuple[str, dict[str, Any], str]:
+        found, status, rest = run.lines("gpu_checks.py calls", 150, program, f"--tool={name}", "--error-exitcode=9")
+        (run.out / f"{name}.log").write_text(rest)
+        return name, {"status": status, "calls": found}, rest
+
+    names = ("memcheck", "racecheck", "initcheck")
+    with ThreadPoolExecutor(len(names)) as pool:
+        by_tool = list(pool.map(tool, names))
+    run.results["sanitizer"] = {name: result for name, result, _ in by_tool}
+    for name, result, rest in by_tool:
+        if result["status"] != 0:
+            run.fail(f"compute-sanitizer {name}", next((e for e in rest.splitlines() if "ERROR" in e), rest))
+
+
+def races(run: Run) -> None:
+    found, status, rest = run.lines("gpu_races.py", 240)
+    run.results["races"] = found
+    if status != 0:
+        run.fail("races", rest)
+
+
+STEPS: list[Step] = [build, tests, checks, sanitizer, races]
+
+
+def machine(device: str) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "device": device,
+        "date": time.strftime("%Y-%m-%d"),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "python": platform.python_version(),
+        "cores": CORES,
+    }
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        smi = shutil.which("nvidia-smi")
+        driver = subprocess.run(query, check=False, text=True, stdout=subprocess.PIPE).stdout.split() if smi else []
+        found |= {
+            "card": properties.name,
+            "capability": f"{properties.major}.{properties.minor}",
+            "GiB": round(properties.total_memory / 2**30, 1),
+            "driver": driver[0] if driver else "unknown",
+        }
+    return found
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda", help="cpu is a trial of this program")
-    parser.add_argument("--only-time", action="store_true", help="no tests")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [step.__name__ for step in STEPS]
+    parser.add_argument("out", type=Path, help="a folder for the results, which is made")
+    parser.add_argument("--all", action="store_true", help="every step")
+    parser.add_argument("--only", nargs="+", choices=names, default=[], help="some of them; the first builds")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu is a rehearsal")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("torch finds no GPU here")
-    print(ste.backend())
-    failed = 0
-    if not options.only_time:
-        tests = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "--ignore=tests/matrix", "tests"]
-        failed = subprocess.run(tests, cwd=ROOT, env={**os.environ, "STE_BACKEND": "native"}, check=False).returncode
-    print("median, as a multiple of the first of each set; microseconds")
-    for result in races(Bench("", quick=True), options.device):
-        where = f"{result.section}, {result.op}, {result.dtype}, {result.elements:,}"
-        print(f"{where:70} {result.competitor:14} {result.ratio:7.2f} {result.seconds * 1e6:10.1f}", flush=True)
-    return failed
+        sys.exit("torch finds no GPU here: --device cpu rehearses what can be")
+    if not options.all and not options.only:
+        parser.error("--all, or --only with some of: " + " ".join(names))
+    options.out.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + SECONDS * patience(options.device)
+    with tempfile.TemporaryDirectory(prefix="ste-gpu-") as scratch:
+        run = Run(options.out.resolve(), Path(scratch), options.device, end)
+        run.results["machine"] = machine(options.device)
+        for step in STEPS:
+            if options.all or step.__name__ in options.only:
+                run.take(step)
+    print("\n".join(summary(run.results)))
+    return 1 if run.failures else 0
 
 
 if __name__ == "__main__":

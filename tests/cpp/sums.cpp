@@ -37,7 +37,9 @@ std::vector<float> random_numbers(int64_t count, float low, float high) {
   return numbers;
 }
 
-template <int pack, int width>
+using ste::cuda::Threads;
+
+template <int pack, Threads threads, int width>
 bool agrees(const Extent& sizes, bool second_varies) {
   const int64_t count = sizes.outer * sizes.middle * sizes.inner;
   const auto x = random_numbers(count, -4, 4);
@@ -46,7 +48,7 @@ bool agrees(const Extent& sizes, bool second_varies) {
   const auto zero_point = random_numbers(sizes.middle, -1, 1);
   std::vector<float> to_x(x.size(), -1);
 
-  ste::cuda::Reduction<float, float, float, Gradient, pack, width> reduction{};
+  ste::cuda::Reduction<float, float, float, Gradient, pack, threads, width> reduction{};
   auto& operands = reduction.operands;
   operands = {g.data(), x.data(), scale.data(), zero_point.data(), to_x.data(), nullptr, sizes, 1, true, second_varies};
   operands.slices = ste::cuda::number_of_slices(sizes, reduction.groups(), reduction.height, pack);
@@ -58,12 +60,12 @@ bool agrees(const Extent& sizes, bool second_varies) {
       for (int thread = 0; thread < ste::cuda::kThreads; ++thread) {
         sums[static_cast<size_t>(thread)] = reduction.of_thread(group, slice, thread);
       }
-      for (int half = ste::cuda::kThreads / 2; half >= width; half /= 2) {
-        for (int thread = 0; thread < half; ++thread) {
+      for (int half = reduction.height / 2; half >= 1; half /= 2) {
+        for (int thread = 0; thread < ste::cuda::kThreads; ++thread) {
           reduction.add(sums.data(), thread, half);
         }
       }
-      for (int thread = 0; thread < width; ++thread) {
+      for (int thread = 0; thread < ste::cuda::kThreads; ++thread) {
         reduction.finish(group, slice, thread, sums[static_cast<size_t>(thread)]);
       }
     }
@@ -99,12 +101,12 @@ bool agrees(const Extent& sizes, bool second_varies) {
   return true;
 }
 
-template <int pack, int width>
+template <int pack, Threads threads, int width>
 int failures(const std::vector<Extent>& cases) {
   int count = 0;
   for (const auto& sizes : cases) {
     for (const bool second_varies : {true, false}) {
-      if (!agrees<pack, width>(sizes, second_varies)) {
+      if (!agrees<pack, threads, width>(sizes, second_varies)) {
         std::printf(
             "pack %d, width %d: wrong for outer %lld, middle %lld, inner %lld\n", pack, width,
             static_cast<long long>(sizes.outer), static_cast<long long>(sizes.middle),
@@ -119,8 +121,12 @@ int failures(const std::vector<Extent>& cases) {
 }  // namespace
 
 int main() {
-  const int wrong = failures<4, 1>({{1, 1, 4}, {1, 1, 1 << 20}, {3, 5, 64}, {7, 3, 4}, {2, 64, 4096}, {1, 3, 40000}}) +
-                    failures<1, 1>({{1, 1, 1}, {1, 1, 100003}, {3, 5, 7}, {2, 3, 49}, {5, 1, 9}}) +
-                    failures<1, 32>({{1, 100, 1}, {1000, 3, 1}, {64, 33, 1}, {4096, 64, 1}, {1, 1, 1}});
+  constexpr auto in_rows = Threads::in_rows;
+  const int wrong =
+      failures<4, in_rows, 1>({{1, 1, 4}, {1, 1, 1 << 20}, {3, 5, 64}, {7, 3, 4}, {2, 64, 4096}, {1, 3, 40000}}) +
+      failures<1, in_rows, 1>({{1, 1, 1}, {1, 1, 100003}, {3, 5, 7}, {2, 3, 49}, {5, 1, 9}}) +
+      failures<4, in_rows, 16>({{1, 1, 4}, {1, 100, 128}, {3, 5, 64}, {7, 16, 4}, {1, 33, 1024}, {2, 3, 4096}}) +
+      failures<1, in_rows, 16>({{1, 1, 1}, {3, 5, 7}, {2, 100, 9}, {5, 17, 49}, {1, 3, 1000}}) +
+      failures<1, Threads::in_columns, 32>({{1, 100, 1}, {1000, 3, 1}, {64, 33, 1}, {4096, 64, 1}, {1, 1, 1}});
   return wrong == 0 ? 0 : 1;
 }

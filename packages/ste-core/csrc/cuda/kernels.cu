@@ -96,6 +96,15 @@ bool fits_packs(const Extent& sizes, int pack) {
   return sizes.inner % pack == 0 || (sizes.inner == 1 && sizes.middle % pack == 0);
 }
 
+// In 32 bits where they suffice: a GPU has no instruction for a division, and takes three times as long for 64.
+C10_DEVICE int64_t channel_of(int64_t element, const Extent& sizes) {
+  if (((element | sizes.inner | sizes.middle) >> 32) == 0) {
+    const auto row = static_cast<uint32_t>(element) / static_cast<uint32_t>(sizes.inner);
+    return row % static_cast<uint32_t>(sizes.middle);
+  }
+  return element / sizes.inner % sizes.middle;
+}
+
 template <typename T, typename W, int pack>
 __global__ __launch_bounds__(kThreads) void fake_quantize_kernel(
     T* y, const T* x, const W* scale, const W* zero_point, Along along, int64_t size, EndsIn<W> ends) {
@@ -104,7 +113,7 @@ __global__ __launch_bounds__(kThreads) void fake_quantize_kernel(
     return;
   }
   const auto& sizes = along.extent;
-  const int64_t channel = sizes.middle == 1 ? 0 : first / sizes.inner % sizes.middle;
+  const int64_t channel = sizes.middle == 1 ? 0 : channel_of(first, sizes);
   const int step = sizes.inner == 1 ? 1 : 0;
   const auto one = [&](T value, int k) {
     const element::Grid<W> grid{
@@ -201,20 +210,16 @@ __global__ __launch_bounds__(kThreads) void reduce_kernel(Reduction reduction) {
   __shared__ Sums sums[kThreads];
   const int thread = static_cast<int>(threadIdx.x);
   sums[thread] = reduction.of_thread(blockIdx.x, blockIdx.y, thread);
-  for (int half = kThreads / 2; half >= Reduction::width; half /= 2) {
+  for (int half = Reduction::height / 2; half >= 1; half /= 2) {
     __syncthreads();
-    if (thread < half) {
-      Reduction::add(sums, thread, half);
-    }
+    Reduction::add(sums, thread, half);
   }
-  if (thread < Reduction::width) {
-    reduction.finish(blockIdx.x, blockIdx.y, thread, sums[thread]);
-  }
+  reduction.finish(blockIdx.x, blockIdx.y, thread, sums[thread]);
 }
 
-template <typename T, typename A, typename Gradient, int pack, int width>
+template <typename T, typename A, typename Gradient, int pack, Threads threads, int width>
 at::Tensor launch_reduction(const Operands<T, A>& operands, const Gradient& gradient, const at::Tensor& x) {
-  Reduction<T, A, at::opmath_type<T>, Gradient, pack, width> reduction{operands, gradient};
+  Reduction<T, A, at::opmath_type<T>, Gradient, pack, threads, width> reduction{operands, gradient};
   const int64_t groups = reduction.groups();
   const int64_t slices = number_of_slices(operands.sizes, groups, reduction.height, pack);
   auto partial = at::empty({slices, operands.sizes.middle, 2}, x.options().dtype(at::kDouble));
@@ -257,9 +262,13 @@ std::array<at::Tensor, 3> backward(
   const bool in_packs = sizes.inner % kPack<T> == 0 && is_aligned(operands.g) && is_aligned(operands.x) &&
                         (!needed[0] || is_aligned(operands.to_x));
   const bool in_columns = sizes.inner == 1 && sizes.middle > 1;
-  const auto launch = in_columns ? &launch_reduction<T, A, Gradient, 1, 32>
-                      : in_packs ? &launch_reduction<T, A, Gradient, kPack<T>, 1>
-                                 : &launch_reduction<T, A, Gradient, 1, 1>;
+  // A block for each channel would have more threads than there is work.
+  const bool are_short = sizes.outer * sizes.inner <= static_cast<int64_t>(kThreads) * (in_packs ? kPack<T> : 1);
+  const auto launch = in_columns ? &launch_reduction<T, A, Gradient, 1, Threads::in_columns, 32>
+                      : in_packs ? (are_short ? &launch_reduction<T, A, Gradient, kPack<T>, Threads::in_rows, 16>
+                                              : &launch_reduction<T, A, Gradient, kPack<T>, Threads::in_rows, 1>)
+                                 : (are_short ? &launch_reduction<T, A, Gradient, 1, Threads::in_rows, 16>
+                                              : &launch_reduction<T, A, Gradient, 1, Threads::in_rows, 1>);
   const auto sums = launch(operands, gradient, x).sum(0);
 
   std::array<at::Tensor, 3> result{to_x};

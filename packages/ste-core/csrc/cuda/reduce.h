@@ -49,30 +49,50 @@ struct Operands {
   bool second_varies;
 };
 
-// `width` sums a block, of channels next to one another: one where the elements of a channel lie in rows.
-template <typename T, typename A, typename W, typename Gradient, int pack, int width_>
+// How the threads of a block share its channels. In rows: the threads of a channel are neighbors, as its elements are.
+// In columns: neighbors are threads of different channels, as where the elements of one are far apart.
+enum class Threads { in_rows, in_columns };
+
+// A block sums `width` channels.
+template <typename T, typename A, typename W, typename Gradient, int pack, Threads threads, int width>
 struct Reduction {
-  static constexpr int width = width_;
-  static constexpr int height = kThreads / width;
+  static constexpr int height = kThreads / width;  // threads to a channel
 
   Operands<T, A> operands;
   Gradient gradient;  // (g, x, first, second) -> the gradients to x, first and second
 
+  C10_HOST_DEVICE static int column(int thread) {
+    return threads == Threads::in_rows ? thread / height : thread % width;
+  }
+  C10_HOST_DEVICE static int row(int thread) { return threads == Threads::in_rows ? thread % height : thread / width; }
+
   // What one thread of a block sums. Blocks are numbered by the group of channels and by the slice.
   C10_HOST_DEVICE Sums of_thread(int64_t group, int64_t slice, int thread) const {
     const auto& sizes = operands.sizes;
-    const int64_t channel = group * width + thread % width;
+    const int64_t channel = group * width + column(thread);
     Sums sums;
     if (channel >= sizes.middle) {
       return sums;
     }
     const W first = static_cast<W>(operands.first[operands.first_varies ? channel : 0]);
     const W second = static_cast<W>(operands.second[operands.second_varies ? channel : 0]);
+    // Of the channel's elements, as if they were one row. A division takes as long as a pack of them.
+    constexpr int64_t step = static_cast<int64_t>(height) * pack;
     const int64_t packs = sizes.outer * sizes.inner / pack;
-    const int64_t end = packs * (slice + 1) / operands.slices;
-    for (int64_t i = packs * slice / operands.slices + thread / width; i < end; i += height) {
-      const int64_t element = i * pack;
-      const int64_t at = (element / sizes.inner * sizes.middle + channel) * sizes.inner + element % sizes.inner;
+    const int64_t end = packs * (slice + 1) / operands.slices * pack;
+    int64_t element = (packs * slice / operands.slices + row(thread)) * pack;
+    int64_t outer = element / sizes.inner;
+    int64_t inner = element % sizes.inner;
+    const int64_t outer_step = step / sizes.inner;
+    const int64_t inner_step = step % sizes.inner;
+    for (; element < end; element += step) {
+      const int64_t at = (outer * sizes.middle + channel) * sizes.inner + inner;
+      outer += outer_step;
+      inner += inner_step;
+      if (inner >= sizes.inner) {
+        inner -= sizes.inner;
+        ++outer;
+      }
       const auto g = load<T, pack>(operands.g + at);
       const auto x = load<T, pack>(operands.x + at);
       Pack<T, pack> to_x;
@@ -89,15 +109,18 @@ struct Reduction {
     return sums;
   }
 
-  // One step of the sum over the threads of a block, which are half of those of the step before.
+  // One step of the sum over the threads of a channel, which are half of those of the step before.
   C10_HOST_DEVICE static void add(Sums* sums, int thread, int half) {
-    sums[thread].first += sums[thread + half].first;
-    sums[thread].second += sums[thread + half].second;
+    if (row(thread) < half) {
+      const int other = thread + half * (threads == Threads::in_rows ? 1 : width);
+      sums[thread].first += sums[other].first;
+      sums[thread].second += sums[other].second;
+    }
   }
 
   C10_HOST_DEVICE void finish(int64_t group, int64_t slice, int thread, const Sums& sums) const {
-    const int64_t channel = group * width + thread;
-    if (channel < operands.sizes.middle) {
+    const int64_t channel = group * width + column(thread);
+    if (row(thread) == 0 && channel < operands.sizes.middle) {
       operands.partial[slice * operands.sizes.middle + channel] = sums;
     }
   }

@@ -1,0 +1,175 @@
+"""The races that tools/gpu.py runs in a process with the build that it has made.
+
+Each line of the output is one race, as JSON.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import ste
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
+
+# Neither the tests nor the tools are packages: they are found by the path that stands above.
+from bench import VARIANTS, Call, bare, detached, learnable, written  # noqa: E402
+from gpu_checks import synchronize  # noqa: E402
+from subjects import IDIOM  # noqa: E402
+
+MILLION = 1 << 20
+SIZES = [8, 4096, 65_536, MILLION, 16 * MILLION, 64 * MILLION]
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+CHANNELS = 1024
+GROUP = 128
+
+
+@dataclass(frozen=True)
+class Race:
+    """Competitors on the same tensors.
+
+    Attributes:
+        section: What is measured: a forward, a backward, or both.
+        op: The op, and the kind of its parameters.
+        calls: What runs, by name.
+        tensors: How many tensors of x's size the fastest program there can be reads and writes; NaN where it is not
+            known.
+    """
+
+    section: str
+    op: str
+    calls: Mapping[str, Callable[[], Any]]
+    tensors: float
+
+
+def median_seconds(call: Callable[[], Any], device: str) -> float:
+    """Of one call, among as many as take some milliseconds, by the device's own clock."""
+    for _ in range(2):
+        call()
+    synchronize(device)
+    start = time.perf_counter()
+    call()
+    synchronize(device)
+    count = max(1, min(100, int(2e-3 / (time.perf_counter() - start))))
+    samples = []
+    for _ in range(7):
+        if device == "cpu":
+            start = time.perf_counter()
+            for _ in range(count):
+                call()
+            samples.append((time.perf_counter() - start) / count)
+        else:
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            for _ in range(count):
+                call()
+            end.record()
+            end.synchronize()
+            samples.append(begin.elapsed_time(end) / 1e3 / count)
+    return statistics.median(samples)
+
+
+def both(function: Callable[..., Tensor], arguments: Sequence[Any], g: Tensor) -> Callable[[], Any]:
+    """Forward and backward, to each of the arguments that requires grad."""
+    inputs = [a for a in arguments if isinstance(a, Tensor) and a.requires_grad]
+    return lambda: torch.autograd.grad(function(*arguments), inputs, g)
+
+
+def races_of_ops(x: Tensor, *, with_compiler: bool) -> Iterator[Race]:
+    leaf, g = x.detach().requires_grad_(), torch.ones_like(x)
+    limits: dict[str, Callable[..., Any]] = {"clone": torch.clone, "torch.round": torch.round}
+    for variant, (op, arguments) in VARIANTS.items():
+        competitors: dict[str, Callable[..., Any]] = {"ste": op.function}
+        competitors |= {"idiom": IDIOM[op.name], "Function": bare(op)} if op.straight_through else {}
+        if with_compiler:
+            torch._dynamo.reset()  # it compiles a function no more than eight times
+            competitors["torch.compile"] = torch.compile(written(op))
+        rest = arguments(x)
+        forward = {name: partial(f, x) for name, f in limits.items()}
+        forward |= {name: partial(f, x, *rest) for name, f in competitors.items()}
+        yield Race("forward", variant, forward, 4 if variant.endswith("full") else 2)
+        step = {name: both(f, (leaf,), g) for name, f in limits.items()}
+        step |= {name: both(f, (leaf, *rest), g) for name, f in competitors.items()}
+        yield Race("forward and backward", variant, step, math.nan)
+
+
+def races_of_fake_quantize(x: Tensor, *, with_compiler: bool) -> Iterator[Race]:
+    """Four bits, with a scale that is learned."""
+    kinds: dict[str, tuple[Tensor, tuple[int, ...]]] = {"per tensor": (x, ()), "per channel": (x, (x.shape[1], 1, 1))}
+    if x.numel() % GROUP == 0:
+        kinds["per group"] = (x.view(1, -1, GROUP), (x.numel() // GROUP, 1))
+    for kind, (of_kind, shape) in kinds.items():
+        leaf, g = of_kind.detach().requires_grad_(), torch.randn_like(of_kind)
+        scale = torch.full(shape, 0.6, device=x.device, requires_grad=True)
+        functions: dict[str, Callable[..., Any]] = {"ste": ste.fake_quantize, "composition": IDIOM["fake_quantize"]}
+        if with_compiler:
+            torch._dynamo.reset()
+            functions["torch.compile"] = torch.compile(IDIOM["fake_quantize"])
+        calls = {name: Call(f, (leaf, scale, None, -8, 7)) for name, f in functions.items()}
+        if x.dtype == torch.float32:
+            calls["learnable op of torch"] = learnable(leaf, scale)
+        limits: dict[str, Callable[..., Any]] = {"clone": torch.clone, "torch.round": torch.round}
+        forward = {name: partial(f, of_kind) for name, f in limits.items()}
+        forward |= {name: partial(call.function, *detached(call)) for name, call in calls.items()}
+        yield Race("forward", f"fake_quantize, {kind}", forward, 2)
+        step = {name: both(f, (leaf,), g) for name, f in limits.items()}
+        step |= {name: both(call.function, call.arguments, g) for name, call in calls.items()}
+        yield Race("forward and backward", f"fake_quantize, {kind}", step, math.nan)
+        y = ste.fake_quantize(leaf, scale, None, -8, 7)
+        backward = partial(torch.autograd.grad, y, (leaf, scale), g, retain_graph=True)
+        yield Race("backward", f"fake_quantize, {kind}", {"clone": forward["clone"], "ste": backward}, 3)
+
+
+def races(device: str) -> Iterator[dict[str, Any]]:
+    sizes = SIZES if device != "cpu" else SIZES[:3]
+    for elements, dtype in itertools.product(reversed(sizes), DTYPES):
+        channels = min(CHANNELS, elements // 4)
+        x = torch.randn(1, channels, elements // channels, 1, device=device).to(dtype) * 3
+        with_compiler = elements == sizes[-1] and dtype != torch.float16
+        everything = itertools.chain(
+            races_of_fake_quantize(x, with_compiler=with_compiler),
+            races_of_ops(x, with_compiler=with_compiler and dtype == torch.float32),
+        )
+        for race in everything:
+            seconds: dict[str, float] = {}
+            errors: dict[str, str] = {}
+            for name, call in race.calls.items():
+                try:
+                    seconds[name] = median_seconds(call, device)
+                except Exception as error:
+                    errors[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            is_known = "ste" in seconds and "clone" in seconds and not math.isnan(race.tensors)
+            yield {
+                "section": race.section,
+                "op": race.op,
+                "dtype": str(dtype).removeprefix("torch."),
+                "elements": elements,
+                "seconds": seconds,
+                "errors": errors,
+                # Of the copy's bandwidth, which reads one tensor and writes another.
+                "share": race.tensors / 2 * seconds["clone"] / seconds["ste"] if is_known else None,
+            }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda")
+    options = parser.parse_args()
+    for result in races(options.device):
+        print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()
