@@ -104,6 +104,18 @@ TARGETS = [
 ]
 
 
+def copies(races: Sequence[Race]) -> str:
+    """The bandwidth of x.clone() at the largest size, which the shares are of."""
+    width = {"float32": 4, "bfloat16": 2, "float16": 2}
+    largest = max((race["elements"] for race in races), default=0)
+    fastest = {
+        dtype: 2 * largest * width[dtype] / race["seconds"]["clone"] / 1e9
+        for race in races
+        if race["section"] == "forward" and race["elements"] == largest and (dtype := race["dtype"])
+    }
+    return "copy, GB/s: " + ", ".join(f"{dtype} {rate:,.0f}" for dtype, rate in fastest.items())
+
+
 def summary(results: dict[str, Any]) -> list[str]:
     """A short table: the machine, what passed, the targets, and last what failed."""
     lines = [", ".join(f"{key} {value}" for key, value in results["machine"].items())]
@@ -117,7 +129,7 @@ def summary(results: dict[str, Any]) -> list[str]:
         calls = result["calls"][0]["calls"] if result["calls"] else 0
         lines.append(f"sanitizer, {tool}: {calls} calls, {'clean' if result['status'] == 0 else 'NOT CLEAN'}")
     if "races" in results:
-        lines += [target.line(results["races"]) for target in TARGETS]
+        lines += [copies(results["races"]), *(target.line(results["races"]) for target in TARGETS)]
     lines.append(f"seconds: {', '.join(f'{step} {seconds:.0f}' for step, seconds in results['seconds'].items())}")
     failures = results["failures"]
     return lines + ([f"{len(failures)} failed:", *failures[:40]] if failures else ["nothing failed"])
