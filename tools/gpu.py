@@ -2,7 +2,7 @@
 
     python tools/gpu.py --all OUT
 
-takes about nine minutes, and needs no network and nothing of ours that is installed: ste-core is built for the torch
+takes nine minutes at most, and needs no network and nothing of ours that is installed: ste-core is built for the torch
 that is there, in a scratch folder, and ste-py is that of the checkout. What it needs is torch for CUDA, nvcc of the
 same version, cmake, ninja, scikit-build-core, pybind11, pytest, hypothesis, numpy, packaging and wrapt. Where
 compute-sanitizer or triton is missing, or a module that a test imports, that is among the results.
