@@ -158,8 +158,8 @@ def page(results: dict[str, Any] | None) -> str:
     if results is None:
         text = (
             "The CUDA kernels are compiled and statically checked (`make cuda`), and have not yet run on a GPU. On a\n"
-            "machine with one, `python tools/gpu.py --all OUT` builds, proves and times everything within nine minutes;\n"
-            "`python tools/gpu_report.py OUT/gpu.json` makes this page of what it found."
+            "machine with one, `python tools/gpu.py --all OUT` builds, proves and times everything, within nine\n"
+            "minutes; `python tools/gpu_report.py OUT/gpu.json` makes this page of what it found."
         )
         return f"# On a GPU\n\n{text}\n"
     lines = [
