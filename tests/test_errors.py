@@ -275,7 +275,7 @@ def test_the_fallback_refuses_a_device_whose_gradient_it_cannot_give() -> None:
         kernel(x.requires_grad_())
 
 
-@pytest.mark.skipif(Version(torch.__version__).release >= (2, 8), reason="is no error")
+@pytest.mark.skipif(Version(torch.__version__).release >= (2, 8), reason="torch keeps the op whole")
 def test_onnx_where_torch_takes_the_op_apart() -> None:
     with pytest.raises(RuntimeError, match=r"quantize_dequantize needs torch 2\.8 or later, and torch 2\."):
         ste.onnx.quantize_dequantize()

@@ -63,14 +63,18 @@ class Run:
     times: dict[str, float] = field(default_factory=dict)
 
     def fail(self, what: str, error: str) -> None:
-        lines = [line for line in error.strip().splitlines() if line.strip()]
-        self.failures.append(f"{what}: {lines[-1].strip() if lines else 'no message'}")
+        """With its first error, as compilers, CMake and the sanitizer mark theirs; of a traceback, the last line."""
+        lines = [line.strip() for line in error.splitlines() if line.strip()] or ["no message"]
+        marks = (" error: ", "CMake Error", "= ERROR", "= Error")
+        first = next((line for line in lines if any(mark in line for mark in marks)), lines[-1])
+        self.failures.append(f"{what}: {first}")
 
     def environment(self) -> dict[str, str]:
         """With the build that was made here."""
         paths = [self.scratch / "site", ROOT / "packages" / "ste-py" / "src", ROOT / "tests", ROOT / "tools"]
         chosen = {"PYTHONPATH": os.pathsep.join(map(str, paths)), "STE_BACKEND": "native", "STE_TEST_EXPECT": "native"}
-        return {**os.environ, **chosen, "OMP_NUM_THREADS": str(max(1, CORES // 4))}
+        threads = {"OMP_NUM_THREADS": str(max(1, CORES // 4)), "CMAKE_BUILD_PARALLEL_LEVEL": str(CORES)}
+        return {**os.environ, **chosen, **threads}
 
     def process(self, command: Sequence[str | Path], seconds: float) -> tuple[int, str]:
         """The status and what was printed; 124 where there was no time left."""
@@ -109,7 +113,7 @@ class Run:
         print(f"{step.__name__} ...", flush=True)
         try:
             step(self)
-        except Exception as error:
+        except Exception as error:  # is the step's finding: those that follow have their own
             self.fail(step.__name__, f"{type(error).__name__}: {error}")
         self.times[step.__name__] = round(time.monotonic() - start, 1)
         self.results |= {"failures": self.failures, "seconds": self.times}
@@ -129,7 +133,6 @@ def build(run: Run) -> None:
     ]
     pip: list[str | Path] = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
     wheel = [*pip, "wheel", "--no-build-isolation", "--no-deps", "-w", run.scratch / "wheel", *options]
-    os.environ["CMAKE_BUILD_PARALLEL_LEVEL"] = str(CORES)
     status, output = run.process([*wheel, ROOT / "packages" / "ste-core"], 240)
     if status == 0:
         wheels = sorted((run.scratch / "wheel").glob("*.whl"))
@@ -192,26 +195,23 @@ def checks(run: Run) -> None:
 
 def sanitizer(run: Run) -> None:
     """One small call of each kernel and layout, under each of the sanitizer's tools, side by side."""
-    if run.device == "cpu":
-        found, status, rest = run.lines("gpu_checks.py calls", 120)
-        run.results["sanitizer"] = {"none, a rehearsal": {"status": status, "calls": found}}
-        if status != 0:
-            run.fail("calls", rest)
-        return
     program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    tools: dict[str, list[str]] = {
+        tool: [program, f"--tool={tool}", "--error-exitcode=9"] for tool in ("memcheck", "racecheck", "initcheck")
+    }
+    if run.device == "cpu":
+        tools = {"none, a rehearsal": []}
 
-    def tool(name: str) -> tuple[str, dict[str, Any], str]:
-        found, status, rest = run.lines("gpu_checks.py calls", 150, program, f"--tool={name}", "--error-exitcode=9")
-        (run.out / f"{name}.log").write_text(rest)
-        return name, {"status": status, "calls": found}, rest
+    def under(tool: str) -> tuple[list[dict[str, Any]], int, str]:
+        return run.lines("gpu_checks.py calls", 150, *tools[tool])
 
-    names = ("memcheck", "racecheck", "initcheck")
-    with ThreadPoolExecutor(len(names)) as pool:
-        by_tool = list(pool.map(tool, names))
-    run.results["sanitizer"] = {name: result for name, result, _ in by_tool}
-    for name, result, rest in by_tool:
-        if result["status"] != 0:
-            run.fail(f"compute-sanitizer {name}", next((e for e in rest.splitlines() if "ERROR" in e), rest))
+    with ThreadPoolExecutor(len(tools)) as pool:
+        found = dict(zip(tools, pool.map(under, tools)))
+    run.results["sanitizer"] = {tool: {"status": status, "calls": calls} for tool, (calls, status, _) in found.items()}
+    for tool, (_, status, rest) in found.items():
+        (run.out / f"sanitizer, {tool}.log").write_text(rest)
+        if status != 0:
+            run.fail(f"sanitizer, {tool}", rest)
 
 
 def races(run: Run) -> None:

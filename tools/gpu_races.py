@@ -10,8 +10,8 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
 
 # Neither the tests nor the tools are packages: they are found by the path that stands above.
-from bench import VARIANTS, Call, bare, detached, learnable, written  # noqa: E402
+from bench import LIMIT, VARIANTS, Bench, Call, detached, learnable, written  # noqa: E402
 from gpu_checks import synchronize  # noqa: E402
 from subjects import IDIOM  # noqa: E402
 
@@ -81,66 +81,56 @@ def median_seconds(call: Callable[[], Any], device: str) -> float:
     return statistics.median(samples)
 
 
-def both(function: Callable[..., Tensor], arguments: Sequence[Any], g: Tensor) -> Callable[[], Any]:
-    """Forward and backward, to each of the arguments that requires grad."""
-    inputs = [a for a in arguments if isinstance(a, Tensor) and a.requires_grad]
-    return lambda: torch.autograd.grad(function(*arguments), inputs, g)
+def forward_and_backward(op: str, calls: Mapping[str, Call], tensors: float) -> Iterator[Race]:
+    yield Race("forward", op, {name: replace(call, arguments=detached(call)) for name, call in calls.items()}, tensors)
+    yield Race("forward and backward", op, {name: call.with_backward() for name, call in calls.items()}, math.nan)
 
 
-def races_of_ops(x: Tensor, *, with_compiler: bool) -> Iterator[Race]:
-    leaf, g = x.detach().requires_grad_(), torch.ones_like(x)
-    limits: dict[str, Callable[..., Any]] = {"clone": torch.clone, "torch.round": torch.round}
+def races_of_ops(bench: Bench, x: Tensor, *, with_compiler: bool) -> Iterator[Race]:
     for variant, (op, arguments) in VARIANTS.items():
-        competitors: dict[str, Callable[..., Any]] = {"ste": op.function}
-        competitors |= {"idiom": IDIOM[op.name], "Function": bare(op)} if op.straight_through else {}
+        calls = bench.competitors(variant, x)
         if with_compiler:
             torch._dynamo.reset()  # it compiles a function no more than eight times
-            competitors["torch.compile"] = torch.compile(written(op))
-        rest = arguments(x)
-        forward = {name: partial(f, x) for name, f in limits.items()}
-        forward |= {name: partial(f, x, *rest) for name, f in competitors.items()}
-        yield Race("forward", variant, forward, 4 if variant.endswith("full") else 2)
-        step = {name: both(f, (leaf,), g) for name, f in limits.items()}
-        step |= {name: both(f, (leaf, *rest), g) for name, f in competitors.items()}
-        yield Race("forward and backward", variant, step, math.nan)
+            calls["torch.compile"] = Call(torch.compile(written(op)), (x, *arguments(x.detach())))
+        yield from forward_and_backward(variant, calls, 4 if variant.endswith("full") else 2)
 
 
-def races_of_fake_quantize(x: Tensor, *, with_compiler: bool) -> Iterator[Race]:
+def races_of_fake_quantize(bench: Bench, x: Tensor, *, with_compiler: bool) -> Iterator[Race]:
     """Four bits, with a scale that is learned."""
     kinds: dict[str, tuple[Tensor, tuple[int, ...]]] = {"per tensor": (x, ()), "per channel": (x, (x.shape[1], 1, 1))}
     if x.numel() % GROUP == 0:
         kinds["per group"] = (x.view(1, -1, GROUP), (x.numel() // GROUP, 1))
     for kind, (of_kind, shape) in kinds.items():
-        leaf, g = of_kind.detach().requires_grad_(), torch.randn_like(of_kind)
-        scale = torch.full(shape, 0.6, device=x.device, requires_grad=True)
-        functions: dict[str, Callable[..., Any]] = {"ste": ste.fake_quantize, "composition": IDIOM["fake_quantize"]}
+        leaf = of_kind.detach().requires_grad_()
+        arguments = (leaf, torch.full(shape, 0.6, device=x.device, requires_grad=True), None, -8, 7)
+        calls = {
+            "clone": Call(torch.clone, (leaf,)),
+            LIMIT: Call(torch.round, (leaf,)),
+            bench.ours: Call(ste.fake_quantize, arguments, inputs=2),
+            "composition": Call(IDIOM["fake_quantize"], arguments, inputs=2),
+        }
         if with_compiler:
             torch._dynamo.reset()
-            functions["torch.compile"] = torch.compile(IDIOM["fake_quantize"])
-        calls = {name: Call(f, (leaf, scale, None, -8, 7)) for name, f in functions.items()}
+            calls["torch.compile"] = Call(torch.compile(IDIOM["fake_quantize"]), arguments, inputs=2)
         if x.dtype == torch.float32:
-            calls["learnable op of torch"] = learnable(leaf, scale)
-        limits: dict[str, Callable[..., Any]] = {"clone": torch.clone, "torch.round": torch.round}
-        forward = {name: partial(f, of_kind) for name, f in limits.items()}
-        forward |= {name: partial(call.function, *detached(call)) for name, call in calls.items()}
-        yield Race("forward", f"fake_quantize, {kind}", forward, 2)
-        step = {name: both(f, (leaf,), g) for name, f in limits.items()}
-        step |= {name: both(call.function, call.arguments, g) for name, call in calls.items()}
-        yield Race("forward and backward", f"fake_quantize, {kind}", step, math.nan)
-        y = ste.fake_quantize(leaf, scale, None, -8, 7)
-        backward = partial(torch.autograd.grad, y, (leaf, scale), g, retain_graph=True)
-        yield Race("backward", f"fake_quantize, {kind}", {"clone": forward["clone"], "ste": backward}, 3)
+            calls["learnable op of torch"] = learnable(leaf, arguments[1])
+        yield from forward_and_backward(f"fake_quantize, {kind}", calls, 2)
+        y = ste.fake_quantize(*arguments)
+        backward = partial(torch.autograd.grad, y, arguments[:2], torch.randn_like(of_kind), retain_graph=True)
+        copy = partial(torch.clone, of_kind)
+        yield Race("backward", f"fake_quantize, {kind}", {"clone": copy, bench.ours: backward}, 3)
 
 
 def races(device: str) -> Iterator[dict[str, Any]]:
+    bench = Bench("", quick=True)
     sizes = SIZES if device != "cpu" else SIZES[:3]
     for elements, dtype in itertools.product(reversed(sizes), DTYPES):
         channels = min(CHANNELS, elements // 4)
-        x = torch.randn(1, channels, elements // channels, 1, device=device).to(dtype) * 3
+        x = torch.randn(1, channels, elements // channels, 1, device=device).to(dtype).mul_(3).requires_grad_()
         with_compiler = elements == sizes[-1] and dtype != torch.float16
         everything = itertools.chain(
-            races_of_fake_quantize(x, with_compiler=with_compiler),
-            races_of_ops(x, with_compiler=with_compiler and dtype == torch.float32),
+            races_of_fake_quantize(bench, x, with_compiler=with_compiler),
+            races_of_ops(bench, x, with_compiler=with_compiler and dtype == torch.float32),
         )
         for race in everything:
             seconds: dict[str, float] = {}
@@ -148,9 +138,9 @@ def races(device: str) -> Iterator[dict[str, Any]]:
             for name, call in race.calls.items():
                 try:
                     seconds[name] = median_seconds(call, device)
-                except Exception as error:
+                except Exception as error:  # of a competitor that refuses a dtype: the others race on
                     errors[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-            is_known = "ste" in seconds and "clone" in seconds and not math.isnan(race.tensors)
+            is_known = bench.ours in seconds and "clone" in seconds and not math.isnan(race.tensors)
             yield {
                 "section": race.section,
                 "op": race.op,
@@ -159,7 +149,7 @@ def races(device: str) -> Iterator[dict[str, Any]]:
                 "seconds": seconds,
                 "errors": errors,
                 # Of the copy's bandwidth, which reads one tensor and writes another.
-                "share": race.tensors / 2 * seconds["clone"] / seconds["ste"] if is_known else None,
+                "share": race.tensors / 2 * seconds["clone"] / seconds[bench.ours] if is_known else None,
             }
 
 

@@ -21,6 +21,8 @@ RESULTS = ROOT / "docs" / "gpu"
 LARGEST = 64 * (1 << 20)
 SMALLEST = 8
 
+OURS = "ste, native"
+
 Race = dict[str, Any]
 
 
@@ -56,7 +58,7 @@ class Target:
 def times_faster(other: str) -> Callable[[Race], float]:
     def value(race: Race) -> float:
         seconds = race["seconds"]
-        return float(seconds[other] / seconds["ste"]) if other in seconds and "ste" in seconds else math.nan
+        return float(seconds[other] / seconds[OURS]) if other in seconds and OURS in seconds else math.nan
 
     return value
 
@@ -108,12 +110,12 @@ def copies(races: Sequence[Race]) -> str:
     """The bandwidth of x.clone() at the largest size, which the shares are of."""
     width = {"float32": 4, "bfloat16": 2, "float16": 2}
     largest = max((race["elements"] for race in races), default=0)
-    fastest = {
-        dtype: 2 * largest * width[dtype] / race["seconds"]["clone"] / 1e9
+    rates = {
+        race["dtype"]: 2 * largest * width[race["dtype"]] / race["seconds"]["clone"] / 1e9
         for race in races
-        if race["section"] == "forward" and race["elements"] == largest and (dtype := race["dtype"])
+        if race["section"] == "forward" and race["elements"] == largest
     }
-    return "copy, GB/s: " + ", ".join(f"{dtype} {rate:,.0f}" for dtype, rate in fastest.items())
+    return "copy, GB/s: " + ", ".join(f"{dtype} {rate:,.0f}" for dtype, rate in rates.items())
 
 
 def summary(results: dict[str, Any]) -> list[str]:
@@ -135,7 +137,7 @@ def summary(results: dict[str, Any]) -> list[str]:
     return lines + ([f"{len(failures)} failed:", *failures[:40]] if failures else ["nothing failed"])
 
 
-COLUMNS = ("ste", "torch.round", "idiom", "composition", "Function", "torch.compile", "learnable op of torch")
+COLUMNS = (OURS, "torch.round", "idiom", "composition", "Function", "torch.compile", "learnable op of torch")
 
 
 def tables(races: Sequence[Race]) -> Iterator[str]:
