@@ -12,14 +12,12 @@ import itertools
 import json
 import math
 import os
-import platform
 import random
 import re
 import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,19 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench_calls import BOUNDS, VARIANTS, Call, bare, detached, learnable, number, per_channel, written
+from bench_system import build_seconds, import_milliseconds, library_megabytes, machine, peak_tensors
+from subjects import IDIOM  # one of the tests, which bench_calls finds
 from torch import Tensor
-from torch.autograd import Function
 from torch.utils.benchmark import Timer
 
 import ste
-
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-
-# The tests are no package: they are found by the path that stands above.
-from op_table import OPS, Op  # noqa: E402
-from plain import signature  # noqa: E402
-from subjects import IDIOM  # noqa: E402
 
 LIMIT = "torch.round"
 THREE_READS = "torch.addcmul"  # torch's own pass over three tensors
@@ -58,99 +50,6 @@ IN_MEMORY = 1_000_000  # elements, for which no cache that is a core's own is la
 GROWTH = [10**power for power in range(9)]
 CALLS = 1000  # whose instructions are counted
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
-
-
-def per_channel(x: Tensor, value: float) -> Tensor:
-    return x.new_full((x.shape[1], 1, 1), value)
-
-
-def number(x: Tensor, value: float) -> Tensor:
-    return x.new_tensor(value)
-
-
-# If they were integers, `x + (f(x) - x)` would be exact at this size of x.
-LOW, HIGH = -0.9, 2.1
-BOUNDS: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "a number": number,
-    "per channel": per_channel,
-    "full": torch.full_like,
-}
-
-
-def between(make: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor], tuple[Any, ...]]:
-    return lambda x: (make(x, LOW), make(x, HIGH))
-
-
-def always(*arguments: Any) -> Callable[[Tensor], tuple[Any, ...]]:
-    return lambda x: arguments
-
-
-def variants() -> dict[str, tuple[Op, Callable[[Tensor], tuple[Any, ...]]]]:
-    """What is measured of each op in the table, and the arguments after x: some numbers, or each kind of bounds."""
-    result: dict[str, tuple[Op, Callable[[Tensor], tuple[Any, ...]]]] = {}
-    for op in OPS:
-        if op.name == "fake_quantize":
-            continue  # has races of its own
-        if any(callable(argument) for argument in op.arguments):
-            result |= {f"{op.name}, {kind}": (op, between(make)) for kind, make in BOUNDS.items()}
-        elif op.name == "scalar_clamp_ste":
-            result[op.name] = (op, always(LOW, HIGH))
-        else:
-            optional = [name for name, p in signature(op).parameters.items() if p.default is not p.empty]
-            title = ", ".join([op.name, *(f"{name}={value:g}" for name, value in zip(optional, op.arguments))])
-            result.setdefault(title, (op, always(*op.arguments)))
-    return result
-
-
-VARIANTS = variants()
-
-
-def written(op: Op, *before: str) -> Callable[..., Tensor]:
-    """The op's expression as a function of these parameters and the op's own, with nothing around it."""
-    scope: dict[str, Any] = {"torch": torch}
-    parameters = [str(p.replace(annotation=p.empty)) for p in signature(op).parameters.values()]
-    exec(f"def composition({', '.join([*before, *parameters])}): return {op.expression}", scope)
-    composition: Callable[..., Tensor] = scope["composition"]
-    return composition
-
-
-def bare(op: Op) -> Callable[..., Tensor]:
-    """The cheapest Function there is of an op."""
-
-    class Bare(Function):
-        forward = staticmethod(written(op, "ctx"))
-
-        @staticmethod
-        def backward(ctx: Any, g: Tensor) -> Any:
-            return (g, None, None)[: len(ctx.needs_input_grad)]
-
-    apply: Callable[..., Tensor] = Bare.apply
-    return apply
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call as a user writes it, and with `g` its backward too, to the first `inputs` of the arguments."""
-
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
-    g: Any = None
-    inputs: int = 1
-
-    def timer(self, threads: int) -> Timer:
-        names = [f"a{i}" for i in range(len(self.arguments))]
-        statement = f"f({', '.join(names)})"
-        if self.g is not None:
-            statement = f"grad({statement}, ({', '.join(names[: self.inputs])},), g)"
-        scope = {"f": self.function, "g": self.g, "grad": torch.autograd.grad, **dict(zip(names, self.arguments))}
-        return Timer(statement, globals=scope, num_threads=threads)
-
-    def __call__(self) -> Any:
-        y = self.function(*self.arguments)
-        return y if self.g is None else torch.autograd.grad(y, self.arguments[: self.inputs], self.g)
-
-    def with_backward(self) -> "Call":
-        return replace(self, g=self.arguments[0].detach().clone())
 
 
 @dataclass(frozen=True)
@@ -521,78 +420,6 @@ CAUSES = {
     "the dispatcher and thread-local state": r"Dispatch|_ops::|RecordFunction|StepCallbacks|tls_get_addr|LocalKeySet",
     "all else": r"",
 }
-
-
-def detached(call: Call) -> tuple[Any, ...]:
-    return tuple(a.detach() if isinstance(a, Tensor) else a for a in call.arguments)
-
-
-def learnable(x: Tensor, scale: Tensor) -> Call:
-    """The op that torch has for it, per tensor or along the second dimension."""
-    op: Any = torch._fake_quantize_learnable_per_channel_affine
-    axis: tuple[int, ...] = (1,)
-    if scale.dim() == 0:
-        op, axis = torch._fake_quantize_learnable_per_tensor_affine, ()
-    flat = scale.detach().flatten().requires_grad_()
-    return Call(op, (x, flat, torch.zeros_like(flat), *axis, -8, 7, 1.0), inputs=2)
-
-
-def peak_tensors(call: Call, x: Any) -> float:
-    """By how much the resident memory of the process grows at most."""
-    call()
-    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-    def kilobytes(field: str) -> int:
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(f"{field}:"))
-
-    before = kilobytes("VmRSS")
-    clear.write_text("5")  # the peak is now the present
-    call()
-    return float((kilobytes("VmHWM") - before) * 1024 / (x.numel() * x.element_size()))
-
-
-def import_milliseconds(backend: str) -> list[float]:
-    """What `import ste` adds to `import torch`."""
-    code = "import time, torch; t = time.perf_counter(); import ste; print((time.perf_counter() - t) * 1e3)"
-    environment = {**os.environ, "STE_BACKEND": backend}
-    run = [sys.executable, "-c", code]
-    return [float(subprocess.check_output(run, env=environment, text=True)) for _ in range(8)][1:]
-
-
-def library_megabytes() -> float:
-    """The libraries of the running build, stripped."""
-    import ste_core
-
-    folder = ste_core.build_for(torch.__version__).folder
-    with tempfile.TemporaryDirectory() as scratch:
-        sizes: list[int] = []
-        for library in folder.glob("*.so"):
-            stripped = Path(scratch) / library.name
-            subprocess.run(["strip", "-o", stripped, library], check=True)
-            sizes.append(stripped.stat().st_size)
-    return sum(sizes) / 1e6
-
-
-def build_seconds() -> float:
-    """Building ste-core's wheel from nothing."""
-    with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", scratch]
-        start = time.perf_counter()
-        subprocess.run([*command, f"-Cbuild-dir={scratch}/build", ROOT / "packages" / "ste-core"], check=True)
-        return time.perf_counter() - start
-
-
-def machine() -> dict[str, Any]:
-    cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return {
-        "processor": cpu[1] if cpu else platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 def single(section: str, backend: str, values: list[float]) -> dict[str, Any]:

@@ -1,0 +1,74 @@
+"""What the benchmark measures of the process, the library and the machine."""
+
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_calls import Call
+
+ROOT = Path(__file__).parent.parent
+
+
+def peak_tensors(call: Call, x: Any) -> float:
+    """By how much the resident memory of the process grows at most."""
+    call()
+    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+    def kilobytes(field: str) -> int:
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(f"{field}:"))
+
+    before = kilobytes("VmRSS")
+    clear.write_text("5")  # the peak is now the present
+    call()
+    return float((kilobytes("VmHWM") - before) * 1024 / (x.numel() * x.element_size()))
+
+
+def import_milliseconds(backend: str) -> list[float]:
+    """What `import ste` adds to `import torch`."""
+    code = "import time, torch; t = time.perf_counter(); import ste; print((time.perf_counter() - t) * 1e3)"
+    environment = {**os.environ, "STE_BACKEND": backend}
+    run = [sys.executable, "-c", code]
+    return [float(subprocess.check_output(run, env=environment, text=True)) for _ in range(8)][1:]
+
+
+def library_megabytes() -> float:
+    """The libraries of the running build, stripped."""
+    import ste_core
+
+    folder = ste_core.build_for(torch.__version__).folder
+    with tempfile.TemporaryDirectory() as scratch:
+        sizes: list[int] = []
+        for library in folder.glob("*.so"):
+            stripped = Path(scratch) / library.name
+            subprocess.run(["strip", "-o", stripped, library], check=True)
+            sizes.append(stripped.stat().st_size)
+    return sum(sizes) / 1e6
+
+
+def build_seconds() -> float:
+    """Building ste-core's wheel from nothing."""
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", scratch]
+        start = time.perf_counter()
+        subprocess.run([*command, f"-Cbuild-dir={scratch}/build", ROOT / "packages" / "ste-core"], check=True)
+        return time.perf_counter() - start
+
+
+def machine() -> dict[str, Any]:
+    cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return {
+        "processor": cpu[1] if cpu else platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
