@@ -84,11 +84,16 @@ column. [The contract](../contract.md) says it in words.
 """
 
 
+def place_of(public: Any) -> tuple[str, int]:
+    """Where it is defined: the file, and the line in it."""
+    return inspect.getfile(public), inspect.getsourcelines(public)[1]
+
+
 def module_page(title: str, module: ModuleType, documented_as: str) -> str:
     directive = "autoclass" if module is ste.autograd_ops else "autofunction"
     lines = [f"# {title}", "", "```{eval-rst}", f".. automodule:: {module.__name__}", ""]
     lines += [f".. currentmodule:: {documented_as}", ""]
-    for name in sorted(module.__all__, key=lambda name: inspect.getsourcelines(getattr(module, name))[1]):
+    for name in sorted(module.__all__, key=lambda name: place_of(getattr(module, name))):
         lines += [f".. {directive}:: {name}", ""]
     return "\n".join([*lines, "```", ""])
 

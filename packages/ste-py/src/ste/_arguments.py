@@ -1,4 +1,4 @@
-"""What an op accepts: the rules of ``csrc/arguments.cpp`` and of the native call, in Python and in the same words."""
+"""What an op accepts: the rules of ``csrc/register/arguments.cpp`` and of the native call, in the same words."""
 
 import ctypes
 import math

@@ -1,4 +1,4 @@
-"""The batching rule of an elementwise op (``csrc/batching.h`` in Python): vmap's dimension becomes the first."""
+"""The batching rule of an elementwise op, as in ``csrc/register/batching.h``: vmap's dimension becomes the first."""
 
 import inspect
 from collections.abc import Callable, Sequence

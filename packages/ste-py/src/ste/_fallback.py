@@ -28,8 +28,8 @@ from torch.autograd.function import _SingleLevelFunction
 from torch.overrides import handle_torch_function, has_torch_function
 
 from ste._batching import batch_first
+from ste._function import StraightThrough, without_gradient_to_bounds
 from ste._schema import Argument
-from ste.autograd_ops import _StraightThrough, without_gradient_to_bounds
 
 _library = torch.library.Library("ste", "FRAGMENT")
 _PLAIN_TENSORS = frozenset((Tensor, torch.nn.Parameter))
@@ -53,7 +53,7 @@ def eager_function(
     # Function.apply binds default arguments with inspect.signature at every call, and costs 11 times torch.round; the
     # C++ method behind it 4 times.
     apply = super(Function, function).apply  # type: ignore[misc]
-    has_bounds = issubclass(function, _StraightThrough) and [kind for _, kind in arguments].count("tensor") > 1
+    has_bounds = issubclass(function, StraightThrough) and [kind for _, kind in arguments].count("tensor") > 1
 
     def eager(*args: Any) -> Any:
         if (
@@ -96,7 +96,7 @@ def define(name: str, function: type[Function]) -> None:
     _library.define(f"{name}{schema}", tags=(torch.Tag.pointwise, torch.Tag.pt2_compliant_tag))
     op = getattr(torch.ops.ste, name).default
 
-    if issubclass(function, _StraightThrough):
+    if issubclass(function, StraightThrough):
         unreachable = _register_autograd(name, _straight_through(op))
         composite = _refusing(name, composite, unreachable)
     # Otherwise the composite kernel has the right gradient by itself.

@@ -1,0 +1,104 @@
+"""What the autograd classes of the ops share."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch._C import _are_functorch_transforms_active
+from torch.autograd import Function, forward_ad
+from torch.autograd.function import FunctionMeta
+
+from ste._arguments import FLOATING
+from ste._batching import batch_first
+
+
+class _OpMeta(FunctionMeta):
+    """Makes the classes ones that Dynamo does not take for Functions.
+
+    It looks into a Function, and torch.func.grad over what it finds there is zero, without an error. Other classes it
+    calls as they are written, and so it comes to `apply`.
+    """
+
+
+class ElementwiseFunction(Function, metaclass=_OpMeta):
+    """A Function of x and of what broadcasts to x's shape.
+
+    Attributes:
+        traced: The op, as compilers call it.
+    """
+
+    traced: ClassVar[Callable[..., Tensor]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+
+        # A function and not a method: of a bound method Dynamo sees whose it is, and that it is a Function.
+        def apply(*args: Any) -> Any:
+            if torch.compiler.is_dynamo_compiling():
+                return cls.traced(*args)
+            return super(ElementwiseFunction, cls).apply(*cls.differentiated(*args))  # type: ignore[no-untyped-call]
+
+        cls.apply = staticmethod(apply)  # type: ignore[method-assign]
+
+    @staticmethod
+    def differentiated(*args: Any) -> tuple[Any, ...]:
+        """The arguments, without gradients to those that get none."""
+        return args
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+        op = cls.__name__.removesuffix("_fn")
+        batched = batch_first(op, cls.forward, info.batch_size, in_dims, args)
+        return cls.apply(*batched), 0  # type: ignore[no-untyped-call]
+
+
+class StraightThrough(ElementwiseFunction):
+    """The gradient to x is the gradient that comes in; every other argument gets None."""
+
+    @staticmethod
+    def differentiated(*args: Any) -> tuple[Any, ...]:
+        return without_gradient_to_bounds(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Nothing is saved."""
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        return g, None, None  # one for each argument that any of the ops has; autograd drops the surplus
+
+    @staticmethod
+    def jvp(ctx: Any, x_tangent: Tensor, *_: Any) -> Tensor:
+        return x_tangent
+
+
+def without_gradient_to_bounds(x: Any, *bounds: Any) -> tuple[Any, ...]:
+    """The arguments, such that the result requires grad exactly when x does.
+
+    Function.mark_non_differentiable is no way to say that: it refuses forward mode in x.
+    """
+    return x, *(b.detach() if isinstance(b, Tensor) and b.requires_grad else b for b in bounds)
+
+
+def sum_to(parameter: Tensor, change: Tensor, factor: Any = 1) -> Tensor:
+    """The gradient of a parameter that broadcasts, where each element of x changes by it."""
+    summed: Any = change.sum() if parameter.dim() > change.dim() else change.sum_to_size(parameter.shape)
+    gradient: Tensor = summed * factor
+    # Hooks for saved tensors may have made the parameter whole, which its gradient is not.
+    dtype = parameter.dtype if parameter.dtype in FLOATING else gradient.dtype
+    return gradient.reshape(parameter.shape).to(dtype=dtype, device=parameter.device)
+
+
+def may_be_differentiated(*tensors: Tensor) -> bool:
+    return (
+        _are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+    )
+
+
+def onnx_like(g: Any, x: Any, value: Any) -> Any:
+    """A number or a value of the graph, in x's dtype."""
+    constant = g.op("Constant", value_t=torch.tensor(value)) if isinstance(value, float) else value
+    return g.op("CastLike", constant, x)
