@@ -20,7 +20,7 @@ other_torch := $(if $(filter 2.14.%,$(TORCH)),2.13.0,2.14.1)
 
 pytest := OMP_NUM_THREADS=1 $(python) -m pytest -q -n auto --maxprocesses=8
 
-core_sources := $(shell find packages/ste-core -type f -not -name '*.pyc')
+core_sources := $(shell find packages/ste-core cmake -type f -not -name "*.pyc")
 
 ifeq ($(CORE),matching)
 core_wheel := build/wheels/torch-$(TORCH)/stamp
@@ -123,7 +123,7 @@ docs-check: docs
 	$(python) -m pytest -q docs/test_site.py
 
 python_sources := packages/ste-py/src packages/ste-core/src tests tools examples docs
-cpp_sources := $(shell find packages/ste-core/csrc packages/ste-core/include tests/cpp tests/downstream -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+cpp_sources := $(shell find packages/ste-core/csrc packages/ste-core/include tests/cpp tests/downstream -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 lint: $(env)/packages.stamp $(env)/lint.stamp
 	$(env)/bin/ruff check $(python_sources)

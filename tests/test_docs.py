@@ -92,7 +92,7 @@ def messages() -> Iterator[str]:
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
                 parts = [part.value for part in ast.walk(node.exc) if isinstance(part, ast.Constant)]
                 yield max((part for part in parts if isinstance(part, str)), key=len)
-    for file in sorted((ROOT / "packages" / "ste-core" / "cmake").glob("*.cmake")):
+    for file in sorted((ROOT / "cmake").glob("*.cmake")):
         for message in re.findall(r"FATAL_ERROR\s+\"([^\"\\]*)", file.read_text()):
             yield max(re.split(r"\$\{\w+\}", message), key=len)
 

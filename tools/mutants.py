@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "build" / "mutants"
-OP = "packages/ste-core/csrc/op.h"
+OP = "packages/ste-core/csrc/register/op.h"
 
 REDISPATCH = "return handle().redispatch(keys & c10::after_autograd_keyset, x, args...);"
 COMPOSITE = "implement(library, c10::DispatchKey::CompositeImplicitAutograd, &forward);"
@@ -105,17 +105,17 @@ MUTANTS = [
     Mutant(
         "no forward mode",
         [("y._set_fw_grad(x._fw_grad(/*level=*/0), /*level=*/0, /*is_inplace_op=*/false);", "")],
-        "packages/ste-core/csrc/straight_through.cpp",
+        "packages/ste-core/csrc/register/straight_through.h",
     ),
     Mutant(
         "bounds not padded to x's rank under vmap",
         [("for (int64_t dim = bound.dim(); dim < rank_; ++dim) {", "for (int64_t dim = rank_; dim < rank_; ++dim) {")],
-        "packages/ste-core/csrc/batching.cpp",
+        "packages/ste-core/csrc/register/batching.cpp",
     ),
     Mutant(
         "an x that is not batched left as it is under vmap",
         [("return x.expand_symint(shape);", "return x;")],
-        "packages/ste-core/csrc/batching.cpp",
+        "packages/ste-core/csrc/register/batching.cpp",
     ),
 ]
 
@@ -128,8 +128,8 @@ def copy_changed(source: str, target: str) -> str:
 
 
 def mutate(mutant: Mutant, tree: Path) -> None:
-    core = Path("packages", "ste-core")
-    shutil.copytree(ROOT / core, tree / core, copy_function=copy_changed, dirs_exist_ok=True)
+    for folder in (Path("cmake"), Path("packages", "ste-core")):
+        shutil.copytree(ROOT / folder, tree / folder, copy_function=copy_changed, dirs_exist_ok=True)
     file = tree / mutant.file
     source = file.read_text()
     for old, new in mutant.changes:

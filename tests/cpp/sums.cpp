@@ -1,7 +1,8 @@
 // Runs the reduction of the CUDA kernels on the CPU, block after block and thread after thread, and compares the sums
 // and the gradient to x with those of a plain loop in double.
-#include "cuda/reduce.h"
-#include "elements.h"
+#include "clamp/elements.h"
+#include "fake_quantize/elements.h"
+#include "memory/cuda_reduce.h"
 
 #include <cmath>
 #include <cstdint>

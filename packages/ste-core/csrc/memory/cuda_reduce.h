@@ -2,7 +2,7 @@
 // a block is a number of threads that share an array of sums. The order of the additions depends on the shapes alone.
 #pragma once
 
-#include "../extent.h"
+#include "extent.h"
 
 #include <c10/macros/Macros.h>
 

@@ -1,91 +1,15 @@
-// What the ops that ATen has no single kernel for do to one element: written once, for numbers and for at::vec's
-// vectors of them. Where a number has a bool, a vector has a mask.
 #pragma once
 
-#include "ends.h"
+#include "kernels.h"
 
-#include <c10/macros/Macros.h>
+#include "../clamp/elements.h"
+#include "../rounding/elements.h"
 
-#include <cmath>
 #include <type_traits>
 #include <utility>
 
 namespace ste::element {
-
-template <typename V>
-concept Vector = requires { typename V::value_type; };
-
-template <typename T>
-C10_HOST_DEVICE inline T select(bool mask, T yes, T no) {
-  return mask ? yes : no;
-}
-
-template <Vector V>
-inline V select(const V& mask, const V& yes, const V& no) {
-  return V::blendv(no, yes, mask);
-}
-
-// The value, or 0.
-template <typename T>
-C10_HOST_DEVICE inline T keep(bool mask, T value) {
-  return mask ? value : T(0);
-}
-
-template <Vector V>
-inline V keep(const V& mask, const V& value) {
-  return value & mask;
-}
-
-template <typename V>
-C10_HOST_DEVICE inline V binary_sign(V x, V low) {
-  return select(x >= V(0), V(1), low);
-}
-
-// For unsigned integers the comparison with 0 is false everywhere.
-template <typename V>
-C10_HOST_DEVICE inline V ternary_sign(V x) {
-  const V zero(0);
-  return select(x > zero, V(1), select(x < zero, V(-1), zero));
-}
-
-// The integer next to x, of two the even one.
-template <typename T>
-C10_HOST_DEVICE inline T round_half_even(T x) {
-  return std::rint(x);
-}
-
-template <Vector V>
-inline V round_half_even(V x) {
-  return x.round();
-}
-
-// A NaN of x is kept, and so is x beside a bound that equals it: a zero keeps its sign. A bound that is NaN gives NaN.
-// (at::vec has one for vectors.)
-template <typename T>
-  requires(!Vector<T>)
-C10_HOST_DEVICE inline T clamp(T x, T min_val, T max_val) {
-  const T raised = x >= min_val || x != x ? x : min_val;
-  return raised <= max_val || raised != raised ? raised : max_val;
-}
-
-template <typename V>
-struct ClampGradient {
-  V x;
-  V min_val;
-  V max_val;
-};
-
-// The gradient goes to the one argument that the result belongs to; to x at a bound, and to none where one is NaN.
-template <typename V>
-C10_HOST_DEVICE inline ClampGradient<V> clamp_backward(V g, V x, V min_val, V max_val) {
-  const V zero(0);
-  const auto is_max = (x > max_val) | (min_val > max_val);
-  return {
-      select((x >= min_val) & (x <= max_val), g, zero),
-      select(is_max, zero, select(x < min_val, g, zero)),
-      select(is_max, g, zero),
-  };
-}
+inline namespace CPU_CAPABILITY {
 
 // The zero point of a grid with none, for the kernels that gain by it. Its scale is positive and finite.
 struct Zero {};
@@ -168,4 +92,5 @@ C10_HOST_DEVICE inline FakeQuantizeGradient<V> fake_quantize_backward(V g, V x, 
   return fake_quantize_backward_scaled<inside>(g, x / grid.scale, grid);
 }
 
+}  // namespace CPU_CAPABILITY
 }  // namespace ste::element

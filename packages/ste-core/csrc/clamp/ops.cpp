@@ -1,9 +1,13 @@
-// tensor_clamp: the clamp that is differentiable in x and in both bounds, by a rule of its own. (torch.clamp's rule at
-// a bound is not the same in every torch: 1 in 2.13; 0 or one half in 2.14.)
+// scalar_clamp_ste, tensor_clamp_ste, and tensor_clamp, which is differentiable in x and in both bounds, by a rule of
+// its own. (torch.clamp's rule at a bound is not the same in every torch: 1 in 2.13; 0 or one half in 2.14.)
 #include "clamp.h"
-#include "cpu/kernels.h"
-#include "node.h"
-#include "op.h"
+#include "kernels.h"
+
+#include "../memory/backward.h"
+#include "../memory/forward.h"
+#include "../register/node.h"
+#include "../register/op.h"
+#include "../register/straight_through.h"
 
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/maximum.h>
@@ -14,6 +18,13 @@
 #include <torch/csrc/autograd/saved_variable.h>
 
 namespace ste {
+
+constinit ClampBackwardKernel::Cuda ClampBackwardKernel::cuda = nullptr;
+
+at::Tensor clamp_by_extrema(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
+  return at::minimum(at::maximum(x, min_val), max_val);
+}
+
 namespace {
 
 using torch::autograd::SavedVariable;
@@ -49,11 +60,11 @@ class TensorClampBackward final : public torch::autograd::Node {
     const auto x = x_.unpack();
     const auto min_val = min_.unpack();
     const auto max_val = max_.unpack();
-    const auto* const kernels = backward_kernels(g, x, min_val, max_val);
-    if (kernels != nullptr && are_of_one_dtype(g, x, min_val, max_val)) {
-      auto [to_x, to_min, to_max] = kernels->clamp_backward(
-          g, x, min_val, max_val,
-          {task_should_compute_output(0), task_should_compute_output(1), task_should_compute_output(2)});
+    if (can_run<ClampBackwardKernel>(g, x, min_val, max_val) && are_of_one_dtype(g, x, min_val, max_val)) {
+      auto [to_x, to_min, to_max] = run_backward<ClampBackwardKernel>(
+          g, x, {&min_val, &max_val},
+          {task_should_compute_output(0), task_should_compute_output(1), task_should_compute_output(2)},
+          /*factor=*/1);
       return {std::move(to_x), std::move(to_min), std::move(to_max)};
     }
     const Owner owner(x, min_val, max_val);
@@ -114,10 +125,37 @@ struct ClampGradient {
   }
 };
 
-}  // namespace
+struct ScalarBounds {
+  ScalarBounds(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val)
+      : min(bound_in_dtype("scalar_clamp_ste", "min_val", min_val, x)),
+        max(bound_in_dtype("scalar_clamp_ste", "max_val", max_val, x)) {}
+  at::Scalar min;
+  at::Scalar max;
+};
 
-at::Tensor clamp_by_extrema(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
-  return at::minimum(at::maximum(x, min_val), max_val);
+bool may_be_zero(const at::Scalar& bound) {
+  return bound.isSymbolic() || bound.toDouble() == 0;
+}
+
+// Keeps the sign of a zero beside a bound of zero: inductor's maximum of -0.0 and 0.0 is 0.0.
+at::Tensor clamp_by_comparison(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
+  const auto raised = at::where(x.ge(min_val).logical_or(x.ne(x)), x, min_val);
+  return at::where(raised.le(max_val).logical_or(raised.ne(raised)), raised, max_val);
+}
+
+at::Tensor scalar_clamp_composite(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val) {
+  const ScalarBounds bound(x, min_val, max_val);
+  const auto options = x.options().layout(at::kStrided);
+  const auto min = at::scalar_tensor(bound.min, options);
+  const auto max = at::scalar_tensor(bound.max, options);
+  return may_be_zero(bound.min) || may_be_zero(bound.max) ? clamp_by_comparison(x, min, max)
+                                                          : clamp_by_extrema(x, min, max);
+}
+
+at::Tensor scalar_clamp_eager(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val) {
+  const ScalarBounds bound(x, min_val, max_val);
+  return has_kernel<ScalarClampKernel>(x) ? run_forward<ScalarClampKernel>(x, {}, number(bound.min), number(bound.max))
+                                          : at::clamp(x, bound.min, bound.max);
 }
 
 at::Tensor tensor_clamp_composite(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val) {
@@ -129,11 +167,17 @@ at::Tensor tensor_clamp_eager(const at::Tensor& x, const at::Tensor& min_val, co
   const auto dtype = x.scalar_type();
   const auto min = bound_in_dtype(Side::min, min_val, dtype);
   const auto max = bound_in_dtype(Side::max, max_val, dtype);
-  const bool is_dense = cpu::is_dense(x) && cpu::is_dense(*min) && cpu::is_dense(*max);
-  return is_dense ? cpu::clamp(x, *min, *max) : at::clamp(x, *min, *max);
+  return has_kernel<TensorClampKernel>(x, *min, *max) ? run_forward<TensorClampKernel>(x, {&*min, &*max})
+                                                      : at::clamp(x, *min, *max);
 }
 
+}  // namespace
+
 TORCH_LIBRARY_FRAGMENT(ste, library) {
+  Op<StraightThrough, scalar_clamp_composite, scalar_clamp_eager>::define(
+      library, "scalar_clamp_ste(Tensor x, Scalar min_val, Scalar max_val) -> Tensor");
+  Op<StraightThrough, tensor_clamp_composite, tensor_clamp_eager>::define(
+      library, "tensor_clamp_ste(Tensor x, Tensor min_val, Tensor max_val) -> Tensor");
   Op<ClampGradient, tensor_clamp_composite, tensor_clamp_eager>::define(
       library, "tensor_clamp(Tensor x, Tensor min_val, Tensor max_val) -> Tensor");
 }

@@ -1,8 +1,11 @@
 // fake_quantize: to a grid of integers and back, differentiable in x, in the scale and in the zero point.
-#include "clamp.h"
 #include "kernels.h"
-#include "node.h"
-#include "op.h"
+
+#include "../clamp/clamp.h"
+#include "../memory/backward.h"
+#include "../memory/forward.h"
+#include "../register/node.h"
+#include "../register/op.h"
 
 #include <ste/ops.h>
 
@@ -23,6 +26,10 @@
 #include <utility>
 
 namespace ste {
+
+constinit FakeQuantizeKernel::Cuda FakeQuantizeKernel::cuda = nullptr;
+constinit FakeQuantizeBackwardKernel::Cuda FakeQuantizeBackwardKernel::cuda = nullptr;
+
 namespace {
 
 using torch::autograd::SavedVariable;
@@ -194,12 +201,12 @@ class FakeQuantizeBackward final : public torch::autograd::Node {
     const std::array<bool, 3> needed{
         task_should_compute_output(0), task_should_compute_output(1),
         zero_point.has_value() && task_should_compute_output(2)};
-    const auto* const kernels = backward_kernels(g, x, scale, zero_point ? *zero_point : scale);
-    if (kernels != nullptr) {
+    if (can_run<FakeQuantizeBackwardKernel>(g, x, scale, zero_point ? *zero_point : scale)) {
       const auto dtype = computed_in(x);
-      auto [to_x, to_scale, to_zero_point] = kernels->fake_quantize_backward(
-          g, x, *converted(scale, dtype), *or_zero(zero_point, scale, dtype), settings_.ends_in(dtype),
-          settings_.grad_scale.toDouble(), needed);
+      const auto step = converted(scale, dtype);
+      const auto shift = or_zero(zero_point, scale, dtype);
+      auto [to_x, to_scale, to_zero_point] = run_backward<FakeQuantizeBackwardKernel>(
+          g, x, {&*step, &*shift}, needed, settings_.grad_scale.toDouble(), settings_.ends_in(dtype));
       return {
           std::move(to_x), needed[1] ? *converted(to_scale, gradient_dtype(scale)) : at::Tensor(),
           needed[2] ? *converted(to_zero_point, gradient_dtype(*zero_point)) : at::Tensor()};
@@ -306,15 +313,15 @@ at::Tensor fake_quantize_composite(
 at::Tensor fake_quantize_eager(
     const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point, c10::SymInt quant_min,
     c10::SymInt quant_max, const at::Scalar& grad_scale, c10::string_view inside) {
-  const auto* const kernels = kernels_for(x, scale, zero_point ? *zero_point : scale);
-  if (kernels == nullptr) {
+  if (!has_kernel<FakeQuantizeKernel>(x, scale, zero_point ? *zero_point : scale)) {
     return fake_quantize_composite(
         x, scale, zero_point, std::move(quant_min), std::move(quant_max), grad_scale, inside);
   }
   const auto dtype = computed_in(x);
   const Settings settings(std::move(quant_min), std::move(quant_max), grad_scale, inside);
-  return kernels->fake_quantize(
-      x, *converted(scale, dtype), *or_zero(zero_point, scale, dtype), settings.ends_in(dtype));
+  const auto step = converted(scale, dtype);
+  const auto shift = or_zero(zero_point, scale, dtype);
+  return run_forward<FakeQuantizeKernel>(x, {&*step, &*shift}, settings.ends_in(dtype));
 }
 
 }  // namespace

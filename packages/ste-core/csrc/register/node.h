@@ -3,7 +3,8 @@
 #pragma once
 
 #include "arguments.h"
-#include "kernels.h"
+
+#include "../memory/dispatch.h"
 
 #include <ATen/core/grad_mode.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
@@ -42,20 +43,17 @@ inline at::ScalarType gradient_dtype(const at::Tensor& parameter) {
   return is_floating(dtype) ? dtype : at::kFloat;
 }
 
-// The kernels for a backward, where it can be one of them: of values alone, that are neither to be traced nor to be
-// differentiated themselves.
-template <typename... Tensors>
-const Kernels* backward_kernels(const at::Tensor& g, const at::Tensor& x, const Tensors&... parameters) {
+// Whether a backward can be its kernel: of values alone, that are neither to be traced nor to be differentiated
+// themselves.
+template <typename Kernel, typename... Tensors>
+bool can_run(const at::Tensor& g, const at::Tensor& x, const Tensors&... parameters) {
   namespace autograd = torch::autograd;
   const bool are_values = !at::GradMode::is_enabled() && !c10::impl::dispatch_mode_enabled() && g.numel() > 0 &&
                           !autograd::isFwGradDefined(g) && !autograd::isFwGradDefined(x) &&
                           !(autograd::isFwGradDefined(parameters) || ...);
-  if (!are_values) {
-    return nullptr;
-  }
   // Sizes are asked of dense tensors alone: others may have symbols for them, or none.
-  const auto* const kernels = kernels_for(g, x, parameters...);
-  return kernels != nullptr && are_alike(g, x) && (is_expandable(parameters, x) && ...) ? kernels : nullptr;
+  return are_values && has_kernel<Kernel>(x, g, parameters...) && are_alike(g, x) &&
+         (is_expandable(parameters, x) && ...);
 }
 
 }  // namespace ste

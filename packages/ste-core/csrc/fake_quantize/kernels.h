@@ -1,0 +1,30 @@
+#pragma once
+
+#include "../memory/kernel.h"
+
+namespace ste {
+
+// What a gradient's mask tests: the integer, as PyTorch and Brevitas do, or x / scale + zero_point before it is
+// rounded, as LSQ's equations do.
+enum class Inside { rounded, scaled };
+
+// The ends of a grid of integers, in the dtype that is computed in, which holds both exactly.
+struct Ends {
+  double quant_min;
+  double quant_max;
+  Inside inside = Inside::rounded;
+};
+
+// The arguments are the scale and the zero point, in float, or in double where x is.
+struct FakeQuantizeKernel : Forward<2, Ends> {
+  static const Loops DEFAULT, AVX2, AVX512;
+  static Cuda cuda;
+};
+
+// The same.
+struct FakeQuantizeBackwardKernel : Backward<Ends> {
+  static const Loops DEFAULT, AVX2, AVX512;
+  static Cuda cuda;
+};
+
+}  // namespace ste

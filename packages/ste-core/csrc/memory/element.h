@@ -1,0 +1,36 @@
+// What an op does to one element is written once, for numbers and for at::vec's vectors of them. Where a number has a
+// bool, a vector has a mask. Each instruction set has a copy of its own, as in at::vec: hence the inline namespace,
+// whose name the build gives.
+#pragma once
+
+#include <c10/macros/Macros.h>
+
+namespace ste::element {
+inline namespace CPU_CAPABILITY {
+
+template <typename V>
+concept Vector = requires { typename V::value_type; };
+
+template <typename T>
+C10_HOST_DEVICE inline T select(bool mask, T yes, T no) {
+  return mask ? yes : no;
+}
+
+template <Vector V>
+inline V select(const V& mask, const V& yes, const V& no) {
+  return V::blendv(no, yes, mask);
+}
+
+// The value, or 0.
+template <typename T>
+C10_HOST_DEVICE inline T keep(bool mask, T value) {
+  return mask ? value : T(0);
+}
+
+template <Vector V>
+inline V keep(const V& mask, const V& value) {
+  return value & mask;
+}
+
+}  // namespace CPU_CAPABILITY
+}  // namespace ste::element

@@ -1,0 +1,41 @@
+// The gradient of a straight-through op, to give to Op.
+#pragma once
+
+#include "node.h"
+
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/autograd/functions/utils.h>
+
+#include <string>
+#include <utility>
+
+namespace ste {
+
+// The gradient that comes out is the tensor that went in; nothing is saved.
+struct StraightThroughBackward final : torch::autograd::Node {
+  torch::autograd::variable_list apply(torch::autograd::variable_list&& gradients) override {
+    return std::move(gradients);
+  }
+
+  std::string name() const override { return "StraightThroughBackward"; }
+};
+
+struct StraightThrough {
+  template <typename Below, typename... Args>
+  static at::Tensor record(const Below& below, const at::Tensor& x, const Args&...) {
+    namespace autograd = torch::autograd;
+    const bool differentiable = autograd::isDifferentiableType(x.scalar_type());
+    at::Tensor y = below();
+    if (differentiable && autograd::compute_requires_grad(x)) {
+      const auto node = make_node<StraightThroughBackward>();
+      node->set_next_edges(autograd::collect_next_edges(x));
+      autograd::set_history(y, node);
+    }
+    if (differentiable && autograd::isFwGradDefined(x)) {
+      y._set_fw_grad(x._fw_grad(/*level=*/0), /*level=*/0, /*is_inplace_op=*/false);
+    }
+    return y;
+  }
+};
+
+}  // namespace ste

@@ -1,0 +1,51 @@
+// binary_sign_ste and ternary_sign_ste.
+#include "kernels.h"
+
+#include "../memory/forward.h"
+#include "../register/op.h"
+#include "../register/straight_through.h"
+
+#include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/sign.h>
+#include <ATen/ops/where.h>
+
+namespace ste {
+
+constinit BinarySignKernel::Cuda BinarySignKernel::cuda = nullptr;
+
+namespace {
+
+at::Tensor binary_sign_composite(const at::Tensor& x, const at::Scalar& low) {
+  // In x's dtype: torch 2.6 makes no tensor of a number that the dtype does not hold.
+  const auto lower = value_in_dtype("binary_sign_ste", "low", low, x);
+  return at::where(x.ge(0), at::scalar_tensor(1, x.options()), at::scalar_tensor(lower, x.options()));
+}
+
+at::Tensor binary_sign_eager(const at::Tensor& x, const at::Scalar& low) {
+  if (low.isSymbolic() || !has_kernel<BinarySignKernel>(x)) {
+    return binary_sign_composite(x, low);
+  }
+  return run_forward<BinarySignKernel>(x, {}, number(value_in_dtype("binary_sign_ste", "low", low, x)));
+}
+
+// Not at::sign, whose value at NaN is 0 in ATen and NaN in ONNX Runtime.
+at::Tensor ternary_sign_composite(const at::Tensor& x) {
+  const auto constant = [&](int value) { return at::scalar_tensor(value, x.options().layout(at::kStrided)); };
+  const auto not_positive = x.scalar_type() == at::kByte ? constant(0) : at::where(x.lt(0), constant(-1), constant(0));
+  return at::where(x.gt(0), constant(1), not_positive);
+}
+
+at::Tensor ternary_sign_eager(const at::Tensor& x) {
+  return has_kernel<TernarySignKernel>(x) ? run_forward<TernarySignKernel>(x, {}) : at::sign(x);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(ste, library) {
+  Op<StraightThrough, binary_sign_composite, binary_sign_eager>::define(
+      library, "binary_sign_ste(Tensor x, Scalar low=0.0) -> Tensor");
+  Op<StraightThrough, ternary_sign_composite, ternary_sign_eager>::define(
+      library, "ternary_sign_ste(Tensor x) -> Tensor");
+}
+
+}  // namespace ste

@@ -1,0 +1,47 @@
+"""How the sources are laid out."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from processes import output_of
+
+ROOT = Path(__file__).parent.parent
+SOURCES = {".py", ".h", ".cpp", ".cuh", ".cu", ".cmake"}
+# Where `make core` compiles.
+OBJECTS = ROOT / "build" / "ste-core" / f"torch-{torch.__version__.split('+')[0]}" / "CMakeFiles"
+
+pytestmark = pytest.mark.repository
+
+
+def test_no_file_is_long() -> None:
+    files = output_of("git", "-C", ROOT, "ls-files").splitlines()
+    lines = {file: len((ROOT / file).read_text().splitlines()) for file in files if Path(file).suffix in SOURCES}
+    assert len(lines) > 100
+    assert not [file for file, count in lines.items() if count > 500]
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+def test_loops_run_only_where_they_are_chosen(capability: str) -> None:
+    """Neither when the library is loaded, nor in the place of a function that another file has too.
+
+    Of such functions the linker takes one. All that others see of these objects is the tables of the loops, which are
+    constants; when they are loaded, they set up C++'s streams, for which no vector is needed.
+    """
+    folder = OBJECTS / f"ste_loops_{capability}.dir"
+    if not folder.exists() or not shutil.which("objdump"):
+        pytest.skip("ste-core was not compiled here for these instructions")
+    core = ROOT / "packages" / "ste-core"
+    sources = sorted(core.glob("csrc/*/cpu.cpp"))
+    assert len(sources) >= 4
+    for source in sources:
+        path = folder / source.relative_to(core).with_suffix(".cpp.o")
+        symbols = [line.split()[-2:] for line in output_of("nm", "--defined-only", path).splitlines()]
+        shared = [(kind, name) for kind, name in symbols if kind.isupper() or kind in "uvw"]
+        assert shared
+        assert all(kind in "DR" and name.endswith(f"Kernel{len(capability)}{capability}E") for kind, name in shared)
+        startup = output_of("objdump", "-d", "--no-show-raw-insn", "--section=.text.startup", path)
+        instructions = [line.split("\t")[1] for line in startup.splitlines() if "\t" in line]
+        assert instructions
+        assert not [instruction for instruction in instructions if instruction[0] in "vk"]  # as AVX's begin
