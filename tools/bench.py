@@ -427,6 +427,11 @@ def single(section: str, backend: str, values: list[float]) -> dict[str, Any]:
     return {**asdict(result), "process": backend}
 
 
+def write(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": machine(), "results": rows}, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, help="the file to write")
@@ -465,14 +470,15 @@ def main() -> None:
                         rows.append(row)
                     progress.update()
             if process.returncode:
-                sys.exit(process.returncode)
+                unfinished = arguments.results.with_suffix(".partial.json")
+                write(rows, unfinished)
+                sys.exit(f"{peer or backend} stopped with {process.returncode}; its results are in {unfinished}")
         progress.set_description("build and import", refresh=False)
         rows += [single("import, ms", backend, import_milliseconds(backend)) for backend in ("native", "python")]
         rows.append(single("library, MB", "native", [library_megabytes()]))
         if not arguments.quick:
             rows.append(single("build, s", "native", [build_seconds()]))
-    arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    arguments.results.write_text(json.dumps({"machine": machine(), "results": rows}, indent=1) + "\n")
+    write(rows, arguments.results)
 
 
 if __name__ == "__main__":
