@@ -20,7 +20,7 @@ other_torch := $(if $(filter 2.14.%,$(TORCH)),2.13.0,2.14.1)
 
 pytest := OMP_NUM_THREADS=1 $(python) -m pytest -q -n auto --maxprocesses=8
 
-core_sources := $(shell find packages/ste-core cmake -type f -not -name "*.pyc")
+core_sources := $(shell find packages/ste-core cmake -type f -not -name '*.pyc')
 
 ifeq ($(CORE),matching)
 core_wheel := build/wheels/torch-$(TORCH)/stamp
