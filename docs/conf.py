@@ -33,6 +33,7 @@ extensions = [
     "sphinx_copybutton",
     "pictures",
     "reference",
+    "surrogates",
 ]
 exclude_patterns = ["extensions", "inventories", "bench", "matrix"]
 

@@ -33,7 +33,8 @@ SITE = ROOT / "build" / "site"
 PICTURES = ROOT / "build" / "site-pictures"
 PAGES = sorted(str(page.relative_to(SITE)) for page in SITE.rglob("*.html") if "_static" not in page.parts)
 WIDTHS = {"desktop": 1280, "phone": 390}
-LOOK_AT = ["index.html", "reference/ops_ste.html", "reference/quantization.html", "matrix.html", "bench.html"]
+LOOK_AT = ["index.html", "guides/surrogates.html", "reference/ops_ste.html", "reference/quantization.html"]
+LOOK_AT += ["matrix.html", "bench.html"]
 
 # What is too faint to read, as WCAG 2.2 has it for text of normal size (AA).
 FAINT = """() => {
@@ -203,9 +204,10 @@ def documented() -> set[str]:
 def test_every_public_name_is_documented() -> None:
     import ste_core
 
-    modules = [ste.ops, ste.ops_ste, ste.quantization, ste.shape, ste.onnx, ste.autograd_ops]
+    modules = [ste.ops, ste.ops_ste, ste.surrogates, ste.quantization, ste.shape, ste.onnx, ste.autograd_ops]
     public = {f"ste.{name}" for name in ste.__all__}
-    public |= {f"{module.__name__}.{name}" for module in (ste.onnx, ste.autograd_ops) for name in module.__all__}
+    apart = (ste.surrogates, ste.onnx, ste.autograd_ops)
+    public |= {f"{module.__name__}.{name}" for module in apart for name in module.__all__}
     public |= {module.__name__ for module in modules} | {f"ste_core.{name}" for name in ste_core.__all__}
     assert public <= documented()
 

@@ -195,6 +195,9 @@ def rounded(number: float, dtype: torch.dtype) -> Array:
 
 
 BINARY_SIGN = "torch.where(x >= 0, 1.0, low).to(x.dtype)"
+TERNARY_SIGN = (
+    "(x.sign() if threshold is None else torch.where(x.abs() > threshold, x.sign(), torch.zeros_like(x))).to(x.dtype)"
+)
 CLAMP = "x.clamp(min_val, max_val)"
 FAKE_QUANTIZE = "(((x / scale).round() + zero_point).clamp(quant_min, quant_max) - zero_point) * scale"
 PER_CHANNEL = (per_channel(-1.0, -2.0, 1.0), per_channel(3.0, 1.0))
@@ -205,9 +208,21 @@ OPS = [
     Op("ceil_ste", "x.ceil()", np.ceil),
     Op("floor_ste", "x.floor()", np.floor),
     Op("trunc_ste", "x.trunc()", np.trunc, onnx_keeps_sign_of_zero=False),  # torch exports sign(x) * floor(abs(x))
+    # Surrogates with another gradient: test_surrogates.
+    Op(
+        *("binary_sign_ste", BINARY_SIGN, lambda x, low, *_: np.where(x >= 0, 1.0, low)),
+        (-1.0, "clipped", per_channel(1.0, 2.0, 0.25)),
+        passes=lambda x, low, surrogate, alpha: np.abs(x) <= alpha,
+        floating_only=True,
+    ),
     Op("binary_sign_ste", BINARY_SIGN, lambda x: np.where(x >= 0, 1.0, 0.0)),
     Op("binary_sign_ste", BINARY_SIGN, lambda x, low: np.where(x >= 0, 1.0, low), (-1.0,)),
-    Op("ternary_sign_ste", "x.sign()", sign),
+    Op(
+        *("ternary_sign_ste", TERNARY_SIGN, lambda x, threshold: np.where(np.abs(x) > threshold, sign(x), 0.0)),
+        (per_channel(0.5, 1.0),),
+        floating_only=True,
+    ),
+    Op("ternary_sign_ste", TERNARY_SIGN, sign),
     Op("scalar_clamp_ste", CLAMP, clamp, (-1.0, 2.0)),
     # With a bound of 0 it is exported as Where (inductor's maximum loses the sign), which is a sum in ONNX Runtime.
     Op("scalar_clamp_ste", CLAMP, clamp, (0.0, 6.0), onnx_keeps_sign_of_zero=False),

@@ -33,7 +33,7 @@ class {name}_function(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g):
-        return g, None, None
+        return g, None, None, None
 
 
 def function_{name}{signature}:

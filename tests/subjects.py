@@ -125,10 +125,54 @@ def function_clamp(x: Tensor, min_val: Tensor, max_val: Tensor) -> Any:
     return Clamp.apply(x, min_val, max_val)  # type: ignore[no-untyped-call]  # so it is in torch
 
 
-# What is no straight-through op stands here.
-IDIOM: Functions = {**plain.IDIOM, "tensor_clamp": torch.clamp, "fake_quantize": idiom_fake_quantize}
-CLASSES: dict[str, type[Function]] = {**plain.CLASSES, "tensor_clamp": Clamp, "fake_quantize": FakeQuantize}
-FUNCTION: Functions = {**plain.FUNCTION, "tensor_clamp": function_clamp, "fake_quantize": function_fake_quantize}
+def idiom_binary_sign(x: Tensor, low: float = 0.0, surrogate: str = "identity", alpha: Tensor | None = None) -> Tensor:
+    """Of the surrogates, the clipped one."""
+    soft = x if alpha is None else x.clamp(-alpha, alpha)
+    return soft + (torch.where(x >= 0, 1.0, low).to(x.dtype) - soft).detach()
+
+
+class BinarySign(Function):
+    """The same, as it is written."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, low: float = 0.0, surrogate: str = "identity", alpha: Tensor | None = None) -> Tensor:
+        return torch.where(x >= 0, 1.0, low).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(inputs[0], inputs[3])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, alpha = ctx.saved_tensors
+        return g if alpha is None else torch.where(x.abs() <= alpha, g, 0), None, None, None
+
+
+def function_binary_sign(x: Tensor, *arguments: Any) -> Any:
+    return BinarySign.apply(x, *arguments)  # type: ignore[no-untyped-call]  # so it is in torch
+
+
+# What is not straight-through for all arguments stands here.
+IDIOM: Functions = {
+    **plain.IDIOM,
+    "binary_sign_ste": idiom_binary_sign,
+    "tensor_clamp": torch.clamp,
+    "fake_quantize": idiom_fake_quantize,
+}
+CLASSES: dict[str, type[Function]] = {
+    **plain.CLASSES,
+    "binary_sign_ste": BinarySign,
+    "tensor_clamp": Clamp,
+    "fake_quantize": FakeQuantize,
+}
+FUNCTION: Functions = {
+    **plain.FUNCTION,
+    "binary_sign_ste": function_binary_sign,
+    "tensor_clamp": function_clamp,
+    "fake_quantize": function_fake_quantize,
+}
 
 
 def control(x: Tensor, *_: Any, **__: Any) -> Tensor:

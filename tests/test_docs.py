@@ -13,11 +13,12 @@ import torch
 from packaging.version import Version
 
 import ste
-from ste import _backend, autograd_ops, onnx, ops, ops_ste, quantization, shape
+from ste import _backend, autograd_ops, onnx, ops, ops_ste, quantization, shape, surrogates
 
 ROOT = Path(__file__).parent.parent
-MODULES = [ops, ops_ste, quantization, autograd_ops, onnx, shape]
-FUNCTIONS = [getattr(m, name) for m in MODULES for name in m.__all__ if m is not autograd_ops] + [ste.backend]
+MODULES = [ops, ops_ste, quantization, autograd_ops, onnx, shape, surrogates]
+PUBLIC = [getattr(m, name) for m in MODULES for name in m.__all__] + [ste.backend]
+FUNCTIONS = [value for value in PUBLIC if inspect.isfunction(value)]
 
 
 @pytest.mark.parametrize("module", [*MODULES, _backend], ids=lambda m: m.__name__)

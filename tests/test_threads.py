@@ -50,11 +50,14 @@ def normal(shape: Sequence[int], seed: int) -> Tensor:
 
 
 def gradients(name: str, x: Tensor, *arguments: Any) -> Call:
-    """The backward alone."""
-    leaves = [t.detach().requires_grad_() if isinstance(t, Tensor) else t for t in (x, *arguments)]
-    y = getattr(ste, name)(*leaves)
+    """The backward alone, to x and to those of the arguments that get a gradient."""
+    learns = name in ("tensor_clamp", "fake_quantize")
+    learned = [t for t in arguments if isinstance(t, Tensor)] if learns else []
+    leaves = [t.detach().requires_grad_() for t in (x, *learned)]
+    given = iter(leaves[1:])
+    y = getattr(ste, name)(leaves[0], *(next(given) if learns and isinstance(a, Tensor) else a for a in arguments))
     g = torch.empty_like(y).copy_(normal(x.shape, 1))
-    return partial(torch.autograd.grad, y, [t for t in leaves if isinstance(t, Tensor)], g, retain_graph=True)
+    return partial(torch.autograd.grad, y, leaves, g, retain_graph=True)
 
 
 def calls(dtype: torch.dtype) -> Iterator[tuple[str, Call]]:
@@ -66,6 +69,8 @@ def calls(dtype: torch.dtype) -> Iterator[tuple[str, Call]]:
             yield f"{op}, {layout}", partial(lambda f, *a: [f(*a)], op.function, x, *arguments)
             if not op.straight_through:
                 yield f"{op}, {layout}, backward", gradients(op.name, x, *arguments)
+        for kind in ste.surrogates.TABLE:
+            yield f"{kind.name}, {layout}, backward", gradients("binary_sign_ste", x, -1.0, kind.name)
     for shape, first, second in WITH_SUMS:
         for layout in ("contiguous", "every second column", "transposed"):
             x = LAYOUTS[layout](normal(shape, 0).to(dtype) * 3)

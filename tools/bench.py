@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from bench_calls import BOUNDS, VARIANTS, Call, bare, detached, learnable, number, per_channel, written
+from bench_surrogates import KINDS, gradients
 from bench_system import build_seconds, import_milliseconds, library_megabytes, machine, peak_tensors
 from subjects import IDIOM  # one of the tests, which bench_calls finds
 from torch import Tensor
@@ -282,6 +283,18 @@ class Bench:
                 "backward", f"tensor_clamp, {kind}", torch.float32, self.backwards(new_x(torch.float32), make)
             )
 
+    def surrogates(self) -> Iterator[Result]:
+        """The backward of each, of a million elements."""
+        shape = self.sizes[0] if self.quick else LARGE[1]
+        for dtype, (name, kind) in itertools.product((torch.float32, torch.bfloat16), KINDS.items()):
+            sets = [
+                gradients(kind, self.ours, *(somewhere(shape, dtype, torch.contiguous_format) for _ in range(2)))
+                for _ in range(3)
+            ]
+            where: dict[str, Any] = {"elements": math.prod(shape), "dtype": str(dtype).removeprefix("torch.")}
+            for threads in self.thread_counts:
+                yield from self.race("surrogate", name, *sets, threads=threads, **where)
+
     def fake_quantize(self) -> Iterator[Result]:
         """Four bits, with a scale that is learned, beside the composition and what torch has."""
         composition = IDIOM["fake_quantize"]
@@ -398,6 +411,7 @@ class Bench:
         if self.backend == "native" and not self.peer:
             yield from self.backward_of_tensor_clamp()
             yield from self.fake_quantize()
+            yield from self.surrogates()
             yield from self.compiled()
             yield from self.growth()
             yield from self.exactness()

@@ -12,6 +12,8 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+from ste.surrogates import TABLE
+
 MILLION = 1 << 20
 LARGE = 8 * MILLION  # what has this many elements is measured on all threads too
 NATIVE, PYTHON = "ste, native", "ste, python"
@@ -89,6 +91,17 @@ def large(
 
 def is_straight_through(op: str) -> bool:
     return not op.startswith("tensor_clamp,")
+
+
+TRANSCENDENTAL = [kind.name for kind in TABLE if kind.is_transcendental]
+
+
+def is_transcendental(surrogate: str) -> bool:
+    return surrogate in TRANSCENDENTAL
+
+
+def is_rational(surrogate: str) -> bool:
+    return surrogate not in TRANSCENDENTAL
 
 
 def is_full(op: str) -> bool:
@@ -186,6 +199,14 @@ TARGETS = [
         "fake_quantize, forward and backward: bfloat16, the time of float32",
         1.00,
         of("fake_quantize by dtype", f"{NATIVE}, bfloat16"),
+    ),
+    *(
+        Target(f"surrogates, backward: {text}", bound, of("surrogate", NATIVE, is_one), other, threads)
+        for threads in ("one", "all")
+        for text, bound, is_one, other in (
+            ("the time of torch.mul", 1.60, is_rational, ""),
+            ("with exp or pow, the time of torch's own of tanh and the like", 1.30, is_transcendental, "torch's own"),
+        )
     ),
     Target("compiled quantizer: the time of the idiom's", 1.02, of("compiled", NATIVE)),
     *(target for memory in ("new", "kept") for target in on_all_threads_with(memory)),
@@ -295,6 +316,9 @@ COLUMNS = [
     "Brevitas, JIT",
     "composition",
     "learnable op of torch",
+    "torch.mul",
+    "torch's own",
+    "as it is written",
 ]
 
 
@@ -450,6 +474,12 @@ def main() -> None:
             "`fake_quantize` and its backward",
             "Gradients to x and to the scale, as a ratio to `x.clone()` and its backward.",
             "fake_quantize and backward",
+        ),
+        *section(
+            "Surrogate gradients",
+            "The backward alone, as a ratio to the product of g and x. Beside it torch's own backward of the function\n"
+            "that the surrogate is the derivative of, and the formula in eager PyTorch, as others have it.",
+            "surrogate",
         ),
         *section("Memory", "Peak of forward and backward, in tensors of x's size.", "memory"),
         *section("Compiled", "A quantizer, forward and backward, as a ratio to the same one by the idiom.", "compiled"),

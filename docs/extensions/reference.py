@@ -14,10 +14,12 @@ import torch
 from op_table import DISTINCT_OPS, OPS, Op
 from pictures import call
 from sphinx.application import Sphinx
+from surrogates import slope
 from torch import Tensor
 from torch.autograd import Function
 
 import ste
+from ste.surrogates import TABLE
 
 HEADER = Path(__file__).parents[2] / "packages" / "ste-core" / "include" / "ste" / "ops.h"
 FOLDER = "reference"
@@ -25,6 +27,7 @@ FOLDER = "reference"
 # In the order of the menu: the title, the module, and under which name its functions are documented.
 PAGES: list[tuple[str, ModuleType, str]] = [
     ("Straight-through ops", ste.ops_ste, "ste"),
+    ("Surrogate gradients", ste.surrogates, "ste.surrogates"),
     ("Clamp and integer ranges", ste.ops, "ste"),
     ("Fake quantization", ste.quantization, "ste"),
     ("Shapes", ste.shape, "ste"),
@@ -75,6 +78,9 @@ table is of what is registered, by either backend: the schemas are the same.
 |---|---|---|
 """
 
+# With the indentation of what it is put into.
+SURROGATES = "   All surrogates, as data. :doc:`The guide </guides/surrogates>` shows them as a table, and draws each."
+
 VALUES = """\
 # Special values
 
@@ -83,18 +89,33 @@ column. [The contract](../contract.md) says it in words.
 
 """
 
+SLOPES = """
+The gradients of the signs, $h(x)$, by [surrogate](../guides/surrogates.md), with its default alpha:
+
+"""
+
 
 def place_of(public: Any) -> tuple[str, int]:
-    """Where it is defined: the file, and the line in it."""
+    """Where it is defined: the file, and the line in it. What is data stands first."""
+    if not callable(public):
+        return "", 0
     return inspect.getfile(public), inspect.getsourcelines(public)[1]
 
 
+def entry(name: str, public: Any) -> list[str]:
+    if public is TABLE:  # whose docstring, to autodoc, is that of all tuples
+        return [f".. py:data:: {name}", "   :type: tuple[Definition, ...]", "", SURROGATES]
+    if not inspect.isclass(public):
+        return [f".. autofunction:: {name}"]
+    calls = [] if issubclass(public, Function) else ["   :special-members: __call__"]
+    return [f".. autoclass:: {name}", *calls]
+
+
 def module_page(title: str, module: ModuleType, documented_as: str) -> str:
-    directive = "autoclass" if module is ste.autograd_ops else "autofunction"
     lines = [f"# {title}", "", "```{eval-rst}", f".. automodule:: {module.__name__}", ""]
     lines += [f".. currentmodule:: {documented_as}", ""]
     for name in sorted(module.__all__, key=lambda name: place_of(getattr(module, name))):
-        lines += [f".. {directive}:: {name}", ""]
+        lines += [*entry(name, getattr(module, name)), ""]
     return "\n".join([*lines, "```", ""])
 
 
@@ -134,7 +155,13 @@ def values_page() -> str:
     for op in OPS:
         if all(a.unique().numel() == 1 for a in op.arguments_for(x) if isinstance(a, Tensor)):
             lines.append(f"| `{call(op, x)}` | {' | '.join(map(shown, op(x).tolist()))} |")
-    return VALUES + "\n".join(lines) + "\n"
+    return VALUES + "\n".join(lines) + "\n" + SLOPES + "\n".join(slopes()) + "\n"
+
+
+def slopes() -> list[str]:
+    x = torch.tensor([-math.inf, -1.5, -1.0, -0.5, -0.0, 0.0, 0.5, 1.0, 1.5, math.inf, math.nan])
+    lines = [f"| x | {' | '.join(map(shown, x.tolist()))} |", "|---" * (len(x) + 1) + "|"]
+    return lines + [f"| `{kind.name}` | {' | '.join(map(shown, slope(kind, x).tolist()))} |" for kind in TABLE]
 
 
 def shown(number: float) -> str:

@@ -34,14 +34,20 @@ at::Tensor trunc_ste(const at::Tensor& x) {
   return op.call(x);
 }
 
-at::Tensor binary_sign_ste(const at::Tensor& x, const at::Scalar& low) {
-  static const auto op = find<const at::Tensor&, const at::Scalar&>("ste::binary_sign_ste");
-  return op.call(x, low);
+at::Tensor binary_sign_ste(
+    const at::Tensor& x, const at::Scalar& low, c10::string_view surrogate, const std::optional<at::Tensor>& alpha) {
+  static const auto op = find<const at::Tensor&, const at::Scalar&, c10::string_view, const std::optional<at::Tensor>&>(
+      "ste::binary_sign_ste");
+  return op.call(x, low, surrogate, alpha);
 }
 
-at::Tensor ternary_sign_ste(const at::Tensor& x) {
-  static const auto op = find<const at::Tensor&>("ste::ternary_sign_ste");
-  return op.call(x);
+at::Tensor ternary_sign_ste(
+    const at::Tensor& x, const std::optional<at::Tensor>& threshold, c10::string_view surrogate,
+    const std::optional<at::Tensor>& alpha) {
+  static const auto op =
+      find<const at::Tensor&, const std::optional<at::Tensor>&, c10::string_view, const std::optional<at::Tensor>&>(
+          "ste::ternary_sign_ste");
+  return op.call(x, threshold, surrogate, alpha);
 }
 
 at::Tensor scalar_clamp_ste(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val) {

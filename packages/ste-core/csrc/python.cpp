@@ -184,6 +184,18 @@ struct Argument<Parameter> {
   }
 };
 
+// The same, or None.
+struct OptionalParameter {};
+
+template <>
+struct Argument<OptionalParameter> {
+  static constexpr auto kind = c10::TypeKind::OptionalType;
+  using Passed = const std::optional<at::Tensor>&;
+  static std::optional<at::Tensor> read(const Place& place, PythonArgument value) {
+    return value.is_none() ? std::nullopt : std::optional(*Argument<Parameter>::read(place, value));
+  }
+};
+
 template <>
 struct Argument<c10::string_view> {
   static constexpr auto kind = c10::TypeKind::StringType;
@@ -285,7 +297,9 @@ py::object function(const std::string& name, const py::object& overridable, cons
   HANDLE_TH_ERRORS
   const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(("ste::" + name).c_str(), "");
   return first_match<
-      Caller<>, Caller<at::Scalar>, Caller<at::Scalar, at::Scalar>, Caller<at::Tensor, at::Tensor>,
+      Caller<>, Caller<at::Scalar, at::Scalar>, Caller<at::Tensor, at::Tensor>,
+      Caller<at::Scalar, c10::string_view, OptionalParameter>,
+      Caller<OptionalParameter, c10::string_view, OptionalParameter>,
       Caller<Parameter, std::optional<at::Tensor>, c10::SymInt, c10::SymInt, at::Scalar, c10::string_view>>(
       op, overridable, with_symbols);
   END_HANDLE_TH_ERRORS_PYBIND

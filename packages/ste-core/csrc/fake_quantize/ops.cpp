@@ -249,10 +249,6 @@ OptionalTensor tangent_of(const at::Tensor& tensor) {
   return tangent.defined() ? OptionalTensor(tangent) : std::nullopt;
 }
 
-at::Tensor primal_of(const at::Tensor& tensor) {
-  return torch::autograd::isFwGradDefined(tensor) ? tensor._fw_primal(/*level=*/0) : tensor;
-}
-
 struct FakeQuantizeGradient {
   static void check(
       const char* op, const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point,

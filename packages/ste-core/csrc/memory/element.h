@@ -5,6 +5,8 @@
 
 #include <c10/macros/Macros.h>
 
+#include <cmath>
+
 namespace ste::element {
 inline namespace CPU_CAPABILITY {
 
@@ -30,6 +32,42 @@ C10_HOST_DEVICE inline T keep(bool mask, T value) {
 template <Vector V>
 inline V keep(const V& mask, const V& value) {
   return value & mask;
+}
+
+template <typename V>
+C10_HOST_DEVICE inline V constant(double value) {
+  if constexpr (Vector<V>) {
+    return V(static_cast<typename V::value_type>(value));
+  } else {
+    return static_cast<V>(value);
+  }
+}
+
+template <typename V>
+C10_HOST_DEVICE inline V absolute(const V& x) {
+  if constexpr (Vector<V>) {
+    return x.abs();
+  } else {
+    return std::abs(x);
+  }
+}
+
+template <typename V>
+C10_HOST_DEVICE inline V exponential(const V& x) {
+  if constexpr (Vector<V>) {
+    return x.exp();
+  } else {
+    return std::exp(x);
+  }
+}
+
+template <typename V>
+C10_HOST_DEVICE inline V power(const V& x, const V& exponent) {
+  if constexpr (Vector<V>) {
+    return x.pow(exponent);
+  } else {
+    return std::pow(x, exponent);
+  }
 }
 
 }  // namespace CPU_CAPABILITY

@@ -177,6 +177,23 @@ inline std::array<Doubles, 2> in_double(const Doubles& v) {
   return {v, Doubles(0)};
 }
 
+inline Vectorized<float> in_float(const std::array<Doubles, 2>& halves) {
+#if defined(CPU_CAPABILITY_AVX512)
+  const auto low = _mm512_castps256_ps512(_mm512_cvtpd_ps(halves[0]));
+  return _mm512_insertf32x8(low, _mm512_cvtpd_ps(halves[1]), 1);
+#elif defined(CPU_CAPABILITY_AVX2)
+  return _mm256_set_m128(_mm256_cvtpd_ps(halves[1]), _mm256_cvtpd_ps(halves[0]));
+#else
+  std::array<double, Vectorized<float>::size()> doubles;
+  std::array<float, Vectorized<float>::size()> floats;
+  halves[0].store(doubles.data());
+  halves[1].store(doubles.data() + Doubles::size());
+  std::transform(
+      doubles.begin(), doubles.end(), floats.begin(), [](double value) { return static_cast<float>(value); });
+  return Vectorized<float>::loadu(floats.data());
+#endif
+}
+
 // A sum in double of what is first added up, a few numbers at a time, in its own dtype: within the error of the terms.
 template <typename W>
 class Sum {

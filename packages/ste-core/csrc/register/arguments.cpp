@@ -121,6 +121,14 @@ void check_fits(const char* op, const char* name, const at::Tensor& parameter, c
       " does not broadcast to x's shape ", x.sym_sizes(), hint(name, parameter, x));
 }
 
+}  // namespace
+
+void check_dtype(const char* op, const char* name, const at::Tensor& tensor) {
+  TORCH_CHECK_TYPE(
+      is_supported(tensor.scalar_type()), op, ": ", name, " has dtype ", dtype_name(tensor.scalar_type()),
+      "; supported are float64, float32, float16, bfloat16, int64, int32, int16, int8 and uint8");
+}
+
 void check_parameter(
     const char* op, const char* name, const at::Tensor& parameter, const at::Tensor& x, bool may_be_integer) {
   const auto dtype = parameter.scalar_type();
@@ -132,12 +140,10 @@ void check_parameter(
   check_fits(op, name, parameter, x);
 }
 
-}  // namespace
-
-void check_dtype(const char* op, const char* name, const at::Tensor& tensor) {
+void check_is_floating(const char* op, const at::Tensor& x) {
   TORCH_CHECK_TYPE(
-      is_supported(tensor.scalar_type()), op, ": ", name, " has dtype ", dtype_name(tensor.scalar_type()),
-      "; supported are float64, float32, float16, bfloat16, int64, int32, int16, int8 and uint8");
+      is_floating(x.scalar_type()), op, ": x has dtype ", dtype_name(x.scalar_type()),
+      "; supported are float64, float32, float16 and bfloat16");
 }
 
 void check_bound(const char* op, const char* name, const at::Tensor& bound, const at::Tensor& x) {
@@ -149,9 +155,7 @@ void check_quantization(
     const char* op, const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
     const c10::SymInt& quant_min, const c10::SymInt& quant_max) {
   const auto dtype = x.scalar_type();
-  TORCH_CHECK_TYPE(
-      is_floating(dtype), op, ": x has dtype ", dtype_name(dtype),
-      "; supported are float64, float32, float16 and bfloat16");
+  check_is_floating(op, x);
   check_parameter(op, "scale", scale, x, /*may_be_integer=*/false);
   if (zero_point) {
     check_parameter(op, "zero_point", *zero_point, x, /*may_be_integer=*/true);

@@ -43,6 +43,11 @@ inline at::ScalarType gradient_dtype(const at::Tensor& parameter) {
   return is_floating(dtype) ? dtype : at::kFloat;
 }
 
+// Without the tangent, in whose formula it is.
+inline at::Tensor primal_of(const at::Tensor& tensor) {
+  return torch::autograd::isFwGradDefined(tensor) ? tensor._fw_primal(/*level=*/0) : tensor;
+}
+
 // Whether a backward can be its kernel: of values alone, that are neither to be traced nor to be differentiated
 // themselves.
 template <typename Kernel, typename... Tensors>

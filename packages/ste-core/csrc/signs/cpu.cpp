@@ -1,9 +1,13 @@
 #include "elements.h"
 #include "kernels.h"
+#include "surrogates.h"
 
+#include "../memory/blocks.h"
 #include "../memory/vectors.h"
 
+#include <algorithm>
 #include <limits>
+#include <type_traits>
 
 namespace ste::cpu {
 inline namespace CPU_CAPABILITY {
@@ -58,6 +62,120 @@ void ternary_sign(char* const* data, const int64_t* strides, int64_t size0, int6
   unary<T>(data, strides, size0, size1, TernarySign<T>());
 }
 
+// The vectors of a block, by their index, and by how many of its elements are in the last.
+template <typename W, typename Function>
+void for_vectors_of_block(int64_t count, const Function& function) {
+  constexpr int64_t vector = Vectorized<W>::size();
+  for (int64_t k = 0; k < count; k += vector) {
+    if (count - k >= vector) {
+      function(k, whole);
+    } else {
+      function(k, count - k);
+    }
+  }
+}
+
+template <typename W>
+void store_vector(const Vectorized<W>& vector, W* to, Whole) {
+  vector.store(to);
+}
+
+template <typename W>
+void store_vector(const Vectorized<W>& vector, W* to, int64_t count) {
+  vector.store(to, static_cast<int>(count));
+}
+
+template <typename T>
+void ternary_threshold(char* const* data, const int64_t* strides, int64_t size0, int64_t size1) {
+  using W = at::opmath_type<T>;
+  for (int64_t row = 0; row < size1; ++row) {
+    BlockWriter<T> y(Output::store, data[0] + row * strides[3], strides[0]);
+    BlockReader<T> x(data[1] + row * strides[4], strides[1], size0);
+    BlockReader<W> threshold(data[2] + row * strides[5], strides[2], size0);
+    for (int64_t i = 0; i < size0; i += kBlock) {
+      const int64_t count = std::min(kBlock, size0 - i);
+      const W* const xs = x.block(i, count);
+      const W* const thresholds = threshold.block(i, count);
+      W* const ys = y.block(i);
+      for_vectors_of_block<W>(count, [&](int64_t k, auto size) {
+        store_vector(element::ternary_sign(load_vector(xs + k, size), load_vector(thresholds + k, size)), ys + k, size);
+      });
+      y.flush(i, count);
+    }
+  }
+}
+
+// A surrogate of vectors of W, which computes in W, or of floats in double.
+template <typename Kind, typename W, bool in_doubles>
+class Gradient {
+ public:
+  using V = Vectorized<W>;
+
+  explicit Gradient(const V& alpha) : of_alpha_(alpha) {}
+
+  V operator()(const V& g, const V& x) const { return of_alpha_(g, x); }
+
+ private:
+  typename Kind::template On<V> of_alpha_;
+};
+
+template <typename Kind, typename W>
+class Gradient<Kind, W, true> {
+ public:
+  using V = Vectorized<W>;
+
+  explicit Gradient(const V& alpha) : Gradient(in_double(alpha)) {}
+
+  V operator()(const V& g, const V& x) const {
+    const auto gs = in_double(g);
+    const auto xs = in_double(x);
+    return in_float({low_(gs[0], xs[0]), high_(gs[1], xs[1])});
+  }
+
+ private:
+  explicit Gradient(const std::array<Doubles, 2>& alpha) : low_(alpha[0]), high_(alpha[1]) {}
+
+  typename Kind::template On<Doubles> low_;
+  typename Kind::template On<Doubles> high_;
+};
+
+template <typename T, typename Kind>
+void surrogate_rows(char* const* data, const int64_t* strides, int64_t size0, int64_t size1) {
+  using W = at::opmath_type<T>;
+  using Function = Gradient<Kind, W, Kind::is_transcendental && std::is_same_v<T, float>>;
+  for (int64_t row = 0; row < size1; ++row) {
+    BlockWriter<T> to_x(Output::store, data[0] + row * strides[4], strides[0]);
+    BlockReader<T> g(data[1] + row * strides[5], strides[1], size0);
+    BlockReader<T> x(data[2] + row * strides[6], strides[2], size0);
+    char* const alpha_of_row = data[3] + row * strides[7];
+    BlockReader<W> alpha(alpha_of_row, strides[3], size0);
+    const Function of_row(Vectorized<W>(at_byte<W>(alpha_of_row, 0)));
+    for (int64_t i = 0; i < size0; i += kBlock) {
+      const int64_t count = std::min(kBlock, size0 - i);
+      const W* const gs = g.block(i, count);
+      const W* const xs = x.block(i, count);
+      const W* const alphas = alpha.block(i, count);
+      W* const to = to_x.block(i);
+      const auto for_each = [&](const auto& function_at) {
+        for_vectors_of_block<W>(count, [&](int64_t k, auto size) {
+          store_vector(function_at(k, size)(load_vector(gs + k, size), load_vector(xs + k, size)), to + k, size);
+        });
+      };
+      if (strides[3] == 0) {
+        for_each([&](int64_t, auto) -> const Function& { return of_row; });
+      } else {
+        for_each([&](int64_t k, auto size) { return Function(load_vector(alphas + k, size)); });
+      }
+      to_x.flush(i, count);
+    }
+  }
+}
+
+template <typename T>
+void surrogate(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Surrogate kind) {
+  element::with_surrogate(kind, [&]<typename Kind>(Kind) { surrogate_rows<T, Kind>(data, strides, size0, size1); });
+}
+
 }  // namespace
 }  // namespace CPU_CAPABILITY
 }  // namespace ste::cpu
@@ -69,5 +187,12 @@ constinit const BinarySignKernel::Loops BinarySignKernel::CPU_CAPABILITY =
 
 constinit const TernarySignKernel::Loops TernarySignKernel::CPU_CAPABILITY =
     cpu::loop_table<TernarySignKernel::Loops>(cpu::AllTypes(), []<typename T>() { return &cpu::ternary_sign<T>; });
+
+constinit const TernaryThresholdKernel::Loops TernaryThresholdKernel::CPU_CAPABILITY =
+    cpu::loop_table<TernaryThresholdKernel::Loops>(
+        cpu::FloatingTypes(), []<typename T>() { return &cpu::ternary_threshold<T>; });
+
+constinit const SurrogateKernel::Loops SurrogateKernel::CPU_CAPABILITY =
+    cpu::loop_table<SurrogateKernel::Loops>(cpu::FloatingTypes(), []<typename T>() { return &cpu::surrogate<T>; });
 
 }  // namespace ste

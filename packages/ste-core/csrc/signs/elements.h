@@ -17,5 +17,10 @@ C10_HOST_DEVICE inline V ternary_sign(V x) {
   return select(x > zero, V(1), select(x < zero, V(-1), zero));
 }
 
+template <typename V>
+C10_HOST_DEVICE inline V ternary_sign(V x, V threshold) {
+  return select(x > threshold, V(1), select(x < -threshold, V(-1), V(0)));
+}
+
 }  // namespace CPU_CAPABILITY
 }  // namespace ste::element

@@ -35,11 +35,19 @@ STE_API at::Tensor floor_ste(const at::Tensor& x);
 /// The next integer toward zero. The gradient passes unchanged.
 STE_API at::Tensor trunc_ste(const at::Tensor& x);
 
-/// 1 where x >= 0, and `low` elsewhere. The gradient passes unchanged.
-STE_API at::Tensor binary_sign_ste(const at::Tensor& x, const at::Scalar& low = 0.0);
+/// 1 where x >= 0, and `low` elsewhere. The gradient passes unchanged, or is multiplied by a surrogate, the derivative
+/// of a function that is smooth where the sign has a jump: "clipped", "polynomial", "swish", "tanh", "sigmoid", "atan",
+/// "fast_sigmoid", "triangle", "gaussian" or "reste". `alpha`, which is theirs, broadcasts to x's shape and has no
+/// gradient; where none is given, it is that of the surrogate's source.
+STE_API at::Tensor binary_sign_ste(
+    const at::Tensor& x, const at::Scalar& low = 0.0, c10::string_view surrogate = "identity",
+    const std::optional<at::Tensor>& alpha = std::nullopt);
 
-/// -1, 0 or 1. The gradient passes unchanged.
-STE_API at::Tensor ternary_sign_ste(const at::Tensor& x);
+/// 1 where x > threshold, -1 where x < -threshold, and 0 elsewhere. The threshold, which is 0 where none is given,
+/// broadcasts to x's shape and has no gradient. The gradient to x is that of binary_sign_ste.
+STE_API at::Tensor ternary_sign_ste(
+    const at::Tensor& x, const std::optional<at::Tensor>& threshold = std::nullopt,
+    c10::string_view surrogate = "identity", const std::optional<at::Tensor>& alpha = std::nullopt);
 
 /// min(max(x, min_val), max_val). The gradient passes unchanged to x.
 STE_API at::Tensor scalar_clamp_ste(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val);

@@ -1,6 +1,6 @@
 """Straight-through estimators for PyTorch: exact, fast, and right under every transform."""
 
-from ste import autograd_ops, onnx, ops, ops_ste, quantization, shape
+from ste import autograd_ops, onnx, ops, ops_ste, quantization, shape, surrogates
 from ste._backend import Backend, __version__, backend
 from ste.ops import *  # noqa: F403
 from ste.ops_ste import *  # noqa: F403
@@ -8,6 +8,7 @@ from ste.quantization import *  # noqa: F403
 from ste.shape import *  # noqa: F403
 
 __all__ = ["Backend", "__version__", "autograd_ops", "backend", "onnx", "ops", "ops_ste", "quantization", "shape"]
+__all__ += ["surrogates"]
 __all__ += ops.__all__
 __all__ += ops_ste.__all__
 __all__ += quantization.__all__

@@ -4,10 +4,15 @@ import ctypes
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    Parameter: TypeAlias = Tensor | float
+else:  # TorchScript reads annotations when it compiles, and calls no op with a union.
+    Parameter = Tensor
 
 FLOATING = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat16))
 _INTEGER = frozenset((torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8))
@@ -38,6 +43,11 @@ def _wrong_type(op: str, name: str, expected: str, value: object) -> TypeError:
 def check_is_tensor(op: str, name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise _wrong_type(op, name, "a Tensor", value)
+
+
+def check_is_string(op: str, name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise _wrong_type(op, name, "a string", value)
 
 
 def check_tensor(op: str, name: str, value: Any) -> None:
@@ -76,9 +86,9 @@ def check_quantization(
 ) -> None:
     """X is floating; the parameters are of its dtype or float32, and lie as bounds do."""
     check_is_floating(op, x)
-    _check_parameter(op, "scale", scale, x, frozenset())
+    check_parameter(op, "scale", scale, x)
     if zero_point is not None:
-        _check_parameter(op, "zero_point", zero_point, x, _INTEGER)
+        check_parameter(op, "zero_point", zero_point, x, may_be_integer=True)
     for name, end in (("quant_min", quant_min), ("quant_max", quant_max)):
         if not isinstance(end, torch.SymInt):
             integer(op, name, end)
@@ -95,8 +105,7 @@ def check_quantization(
         dtype = torch.promote_types(x.dtype, torch.float32)
         if end_in_dtype(quant_min, dtype, True) > end_in_dtype(quant_max, dtype, False):
             raise ValueError(f"{op}: no {_name(dtype)} lies between quant_min={quant_min} and quant_max={quant_max}")
-    if not isinstance(inside, str):
-        raise _wrong_type(op, "inside", "a string", inside)
+    check_is_string(op, "inside", inside)
     if inside not in ("rounded", "scaled"):
         raise ValueError(f"{op}: inside must be rounded or scaled, got {inside}")
 
@@ -138,13 +147,14 @@ def tensor_parameter(op: str, name: str, value: Any, x: Tensor) -> Any:
     return torch.scalar_tensor(value, dtype=dtype, device=x.device)
 
 
-def _check_parameter(op: str, name: str, parameter: Tensor, x: Tensor, others: frozenset[torch.dtype]) -> None:
+def check_parameter(op: str, name: str, parameter: Any, x: Tensor, *, may_be_integer: bool = False) -> None:
+    """A parameter is of x's dtype or float32, or may be an integer, and lies as bounds do."""
     check_is_tensor(op, name, parameter)
-    if parameter.dtype not in (x.dtype, torch.float32) and parameter.dtype not in others:
-        allowed = " or ".join(dict.fromkeys((_name(x.dtype), "float32", *(["an integer dtype"] if others else []))))
-        raise TypeError(
-            f"{op}: {name} has dtype {_name(parameter.dtype)}, but for x of {_name(x.dtype)} it is {allowed}"
-        )
+    dtype = parameter.dtype
+    if dtype not in (x.dtype, torch.float32) and not (may_be_integer and dtype in _INTEGER):
+        others = ["an integer dtype"] if may_be_integer else []
+        allowed = " or ".join(dict.fromkeys((_name(x.dtype), "float32", *others)))
+        raise TypeError(f"{op}: {name} has dtype {_name(dtype)}, but for x of {_name(x.dtype)} it is {allowed}")
     _check_fits(op, name, parameter, x)
 
 

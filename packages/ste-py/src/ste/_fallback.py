@@ -28,7 +28,7 @@ from torch.autograd.function import _SingleLevelFunction
 from torch.overrides import handle_torch_function, has_torch_function
 
 from ste._batching import batch_first
-from ste._function import StraightThrough, without_gradient_to_bounds
+from ste._function import Rule, StraightThrough, without_gradient_to_bounds
 from ste._schema import Argument
 
 _library = torch.library.Library("ste", "FRAGMENT")
@@ -53,7 +53,10 @@ def eager_function(
     # Function.apply binds default arguments with inspect.signature at every call, and costs 11 times torch.round; the
     # C++ method behind it 4 times.
     apply = super(Function, function).apply  # type: ignore[misc]
-    has_bounds = issubclass(function, StraightThrough) and [kind for _, kind in arguments].count("tensor") > 1
+    kinds = [kind for _, kind in arguments]
+    # Those that get no gradient.
+    has_bounds = issubclass(function, StraightThrough) and kinds.count("tensor") > 1
+    has_parameters = issubclass(function, StraightThrough) and "optional parameter" in kinds
 
     def eager(*args: Any) -> Any:
         if (
@@ -63,7 +66,7 @@ def eager_function(
             and not _is_torch_function_mode_enabled()
             and _get_tracing_state() is None
         ):
-            return apply(*args)
+            return apply(*(without_gradient_to_bounds(*args) if has_parameters else args))
         if has_torch_function(args):
             return handle_torch_function(overridable, args, *args)
         return boxed(*args)
@@ -97,7 +100,7 @@ def define(name: str, function: type[Function]) -> None:
     op = getattr(torch.ops.ste, name).default
 
     if issubclass(function, StraightThrough):
-        unreachable = _register_autograd(name, _straight_through(op))
+        unreachable = _register_autograd(name, _straight_through(op, function))
         composite = _refusing(name, composite, unreachable)
     # Otherwise the composite kernel has the right gradient by itself.
     _library.impl(name, composite, "CompositeImplicitAutograd")
@@ -112,19 +115,31 @@ class _Redispatch(_SingleLevelFunction):
     """The autograd node of one level: functorch's own kind of Function, which a kernel may apply."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, below: Callable[[], Tensor]) -> Tensor:
-        return below()
+    def forward(
+        ctx: Any, x: Tensor, below: Callable[[], Tensor], rule_of: Callable[[Tensor], tuple[Rule, tuple[Tensor, ...]]]
+    ) -> Tensor:
+        y = below()  # which checks the arguments
+        ctx.rule, saved = rule_of(x)
+        ctx.save_for_backward(*saved)
+        ctx.save_for_forward(*saved)
+        return y
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        return g, None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        return g if ctx.rule is None else ctx.rule(g, *ctx.saved_tensors), None, None
 
     @staticmethod
-    def jvp(ctx: Any, x_tangent: Tensor, _: None) -> Tensor:
-        return x_tangent
+    def jvp(ctx: Any, x_tangent: Tensor, *_: None) -> Tensor:
+        if ctx.rule is None:
+            return x_tangent
+        x, *others = ctx.saved_tensors
+        # Forward mode is off here, which the levels outside would take for theirs; and x has its own tangent.
+        with _set_fwd_grad_enabled(True):
+            tangent: Tensor = ctx.rule(x_tangent, torch.ops.aten._fw_primal(x, 0), *others)
+        return tangent
 
 
-def _straight_through(op: Any) -> Callable[..., Any]:
+def _straight_through(op: Any, function: type[StraightThrough]) -> Callable[..., Any]:
     """The autograd kernel: records a node, and redispatches to the op itself, so that the next level finds the op."""
 
     def kernel(keyset: Any, x: Tensor, *args: Any) -> Any:
@@ -135,8 +150,11 @@ def _straight_through(op: Any) -> Callable[..., Any]:
             with _AutoDispatchBelowAutograd(), torch.set_grad_enabled(grad_mode), _set_fwd_grad_enabled(forward_mode):
                 return op.redispatch(keyset & _after_autograd_keyset, x, *args)
 
+        def rule_of(x: Tensor) -> tuple[Rule, tuple[Tensor, ...]]:
+            return function.rule(x, *args)
+
         with enable_single_level_autograd_function():
-            return _Redispatch.apply(x, below)  # type: ignore[attr-defined]
+            return _Redispatch.apply(x, below, rule_of)  # type: ignore[attr-defined]
 
     return kernel
 

@@ -53,8 +53,17 @@ class ElementwiseFunction(Function, metaclass=_OpMeta):
         return cls.apply(*batched), 0  # type: ignore[no-untyped-call]
 
 
+# What becomes of a gradient or a tangent on its way past an op, of it and of what was saved; None: it stays as it is.
+Rule = Callable[..., Tensor] | None
+
+
 class StraightThrough(ElementwiseFunction):
-    """The gradient to x is the gradient that comes in; every other argument gets None."""
+    """The gradient to x is the gradient that comes in, or follows from it by a rule; other arguments get None."""
+
+    @staticmethod
+    def rule(*args: Any) -> tuple[Rule, tuple[Tensor, ...]]:
+        """The rule, and what has to be saved for it, of arguments that the op takes."""
+        return None, ()
 
     @staticmethod
     def differentiated(*args: Any) -> tuple[Any, ...]:

@@ -6,14 +6,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ste._arguments import check_is_tensor, integer, number, tensor_parameter
+from ste._arguments import check_is_string, check_is_tensor, integer, number, tensor_parameter
 
 
 class Argument(NamedTuple):
     """One argument of a schema. A parameter is a tensor that may be given as a number."""
 
     name: str
-    kind: Literal["tensor", "parameter", "optional", "integer", "number", "string"]
+    kind: Literal["tensor", "parameter", "optional", "optional parameter", "integer", "number", "string"]
 
 
 def arguments_of(op: Any) -> list[Argument]:
@@ -23,7 +23,9 @@ def arguments_of(op: Any) -> list[Argument]:
 def _kind(argument: Any) -> Any:
     if isinstance(argument.type, torch.TensorType):
         return "parameter" if argument.name == "scale" else "tensor"
-    kinds = {torch.OptionalType: "optional", torch.IntType: "integer", torch.NumberType: "number"}
+    if isinstance(argument.type, torch.OptionalType):
+        return "optional" if argument.name == "zero_point" else "optional parameter"
+    kinds = {torch.IntType: "integer", torch.NumberType: "number"}
     return kinds.get(type(argument.type), "string")
 
 
@@ -31,12 +33,14 @@ def read(op: str, arguments: Sequence[Argument], values: Sequence[Any]) -> list[
     """The values as the dispatcher takes them. Its own errors would be in other words than the native backend's."""
     result: list[Any] = []
     for (name, kind), value in zip(arguments, values):
-        if kind == "parameter":
+        if kind == "parameter" or (kind == "optional parameter" and value is not None):
             value = tensor_parameter(op, name, value, result[0])
-        if kind in ("tensor", "parameter") or (kind == "optional" and value is not None):
+        if kind in ("tensor", "parameter") or (kind.startswith("optional") and value is not None):
             check_is_tensor(op, name, value)
         elif kind in ("integer", "number") and not isinstance(value, (torch.SymInt, torch.SymFloat)):
             value = (integer if kind == "integer" else number)(op, name, value)
+        elif kind == "string":
+            check_is_string(op, name, value)
         result.append(value)
     return result
 
@@ -45,7 +49,7 @@ def read_by_dynamo(arguments: Sequence[Argument], values: Sequence[Any]) -> list
     """The same as Dynamo can trace it, to which a NumPy number is an array, and a number that changes a symbol."""
     result: list[Any] = []
     for (_, kind), value in zip(arguments, values):
-        if kind == "parameter" and not isinstance(value, Tensor):
+        if kind.endswith("parameter") and not (value is None or isinstance(value, Tensor)):
             x = result[0]
             dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
             # A product: for a number that becomes a tensor as it is, AOTAutograd makes a graph for each value.

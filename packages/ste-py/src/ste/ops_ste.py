@@ -2,7 +2,8 @@ r"""Straight-through ops: a step in the forward, the identity in the backward.
 
 Each has the gradient :math:`\partial y / \partial x = 1` everywhere: the gradient that arrives is passed on as it is,
 the same tensor, for every value of x, NaN and infinities included. The second derivative is therefore 0, and forward
-mode passes the tangent through. Nothing is saved for backward.
+mode passes the tangent through. Nothing is saved for backward. (The signs take another gradient where they are told so:
+a surrogate, for which x is saved.)
 
 Supported dtypes are float64, float32, float16, bfloat16, and int64, int32, int16, int8, uint8, which are computed and
 returned in their own dtype. The result has x's shape, dtype, device and memory format.
@@ -13,6 +14,7 @@ Conditional Computation", 2013, arXiv:1308.3432.
 
 from torch import Tensor
 
+from ste._arguments import Parameter
 from ste._implement import implement
 from ste.autograd_ops import (
     binary_sign_ste_fn,
@@ -149,25 +151,35 @@ def trunc_ste(x: Tensor) -> Tensor:
     return _trunc_ste(x)
 
 
-def binary_sign_ste(x: Tensor, low: float = 0.0) -> Tensor:
-    r"""Binarize, with a straight-through gradient.
+def binary_sign_ste(x: Tensor, low: float = 0.0, surrogate: str = "identity", alpha: Parameter | None = None) -> Tensor:
+    r"""Binarize, with a straight-through gradient or a surrogate one.
 
     .. math::
         y = \begin{cases} 1 & x \ge 0 \\ \mathit{low} & \text{otherwise} \end{cases},
-        \qquad \frac{\partial y}{\partial x} = 1
+        \qquad \frac{\partial y}{\partial x} = h(x)
 
     ``low=-1.0`` gives the bipolar {-1, +1} of binary neural networks. -0.0 gives 1; NaN gives ``low``.
 
+    :math:`h` is 1, or the :doc:`surrogate </guides/surrogates>` that is named: the derivative of a function that is
+    smooth where the sign has a jump. It is not scaled by the size of the jump. Second derivatives and tangents are
+    those of the smooth function.
+
     Args:
-        x: Any shape; a floating or integer dtype.
+        x: Any shape; a floating or integer dtype, with a surrogate a floating one.
         low: The value below zero, rounded to x's dtype.
+        surrogate: ``identity``, or one of :data:`ste.surrogates.TABLE`.
+        alpha: The surrogate's parameter, positive; a number, or a tensor that broadcasts to x's shape, in x's dtype or
+            float32. It gets no gradient. None: that of the surrogate's source.
 
     Returns:
         Tensor of x's shape, dtype, device and memory format.
 
     Raises:
-        TypeError: x is not a Tensor, or is boolean or complex; low is not a number.
-        ValueError: x is an integer tensor, and its dtype does not have the value low.
+        TypeError: x is not a Tensor, is boolean or complex, or is an integer tensor and there is a surrogate; low is
+            not a number, or surrogate not a string; alpha is neither number nor tensor, or of another dtype.
+        ValueError: x is an integer tensor, and its dtype does not have the value low; there is no such surrogate; or
+            alpha is given to ``identity``.
+        RuntimeError: alpha is on another device or does not broadcast to x's shape.
 
     Example:
         >>> x = torch.tensor([-0.7, -0.0, 0.3], requires_grad=True)
@@ -179,25 +191,40 @@ def binary_sign_ste(x: Tensor, low: float = 0.0) -> Tensor:
         >>> y.sum().backward()
         >>> x.grad
         tensor([1., 1., 1.])
+        >>> spikes = ste.binary_sign_ste(x, surrogate="triangle", alpha=2.0)
+        >>> torch.autograd.grad(spikes.sum(), x)
+        (tensor([0.0000, 2.0000, 0.8000]),)
     """
-    return _binary_sign_ste(x, low)
+    return _binary_sign_ste(x, low, surrogate, alpha)
 
 
-def ternary_sign_ste(x: Tensor) -> Tensor:
-    r"""Sign, with a straight-through gradient.
+def ternary_sign_ste(
+    x: Tensor, threshold: Parameter | None = None, surrogate: str = "identity", alpha: Parameter | None = None
+) -> Tensor:
+    r"""Sign, with a straight-through gradient or a surrogate one.
 
-    .. math:: y = \operatorname{sign}(x) \in \{-1, 0, 1\}, \qquad \frac{\partial y}{\partial x} = 1
+    .. math::
+        y = \begin{cases} \operatorname{sign}(x) & |x| > \Delta \\ 0 & \text{otherwise} \end{cases},
+        \qquad \frac{\partial y}{\partial x} = h(x)
 
-    Both zeros and NaN give 0.
+    Both zeros and NaN give 0. The threshold :math:`\Delta` is that of ternary weight networks (Li et al. 2016,
+    arXiv:1605.04711); :math:`h` is as in :func:`binary_sign_ste`.
 
     Args:
-        x: Any shape; a floating or integer dtype.
+        x: Any shape; a floating or integer dtype, with a threshold or a surrogate a floating one.
+        threshold: Not negative; a number, or a tensor that broadcasts to x's shape, in x's dtype or float32. It gets no
+            gradient. None: 0.
+        surrogate: ``identity``, or one of :data:`ste.surrogates.TABLE`.
+        alpha: The surrogate's parameter, as in :func:`binary_sign_ste`.
 
     Returns:
         Tensor of x's shape, dtype, device and memory format.
 
     Raises:
-        TypeError: x is not a Tensor, or is boolean or complex.
+        TypeError: x is not a Tensor, is boolean or complex, or is an integer tensor and there is a threshold or a
+            surrogate; threshold or alpha is neither number nor tensor, or of another dtype; surrogate is not a string.
+        ValueError: There is no such surrogate, or alpha is given to ``identity``.
+        RuntimeError: threshold or alpha is on another device or does not broadcast to x's shape.
 
     Example:
         >>> x = torch.tensor([-0.7, 0.0, 0.3], requires_grad=True)
@@ -207,8 +234,10 @@ def ternary_sign_ste(x: Tensor) -> Tensor:
         >>> y.sum().backward()
         >>> x.grad
         tensor([1., 1., 1.])
+        >>> ste.ternary_sign_ste(x, threshold=0.5).tolist()
+        [-1.0, 0.0, 0.0]
     """
-    return _ternary_sign_ste(x)
+    return _ternary_sign_ste(x, threshold, surrogate, alpha)
 
 
 def scalar_clamp_ste(x: Tensor, min_val: float, max_val: float) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ste._arguments import beside, check_is_tensor, check_quantization, end_in_dtype, integer, number
+from ste._arguments import Parameter, beside, check_is_tensor, check_quantization, end_in_dtype, integer, number
 from ste._implement import implement
 from ste._schema import Argument, read, read_by_dynamo
 from ste.autograd_ops import fake_quantize_fn
@@ -21,10 +21,9 @@ from ste.ops_ste import round_ste
 __all__ = ["fake_quantize", "lsq_grad_scale", "quantize"]
 
 if TYPE_CHECKING:
-    Parameter: TypeAlias = Tensor | float
     Integer: TypeAlias = int | Tensor
-else:  # TorchScript reads annotations when it compiles, and calls no op with a union.
-    Parameter, Integer = Tensor, int
+else:  # as Parameter is
+    Integer = int
 
 
 def fake_quantize(

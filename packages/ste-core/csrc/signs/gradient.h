@@ -1,0 +1,170 @@
+// The gradient of a sign, to give to Op: that which comes in, or a surrogate.
+#pragma once
+
+#include "surrogates.h"
+
+#include "../memory/forward.h"
+#include "../register/expression.h"
+#include "../register/node.h"
+#include "../register/straight_through.h"
+
+#include <ATen/ops/scalar_tensor.h>
+#include <c10/core/ScalarType.h>
+#include <c10/util/Exception.h>
+#include <c10/util/string_view.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/saved_variable.h>
+
+#include <array>
+#include <optional>
+#include <string>
+
+namespace ste {
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+struct Definition {
+  const char* name;
+  Surrogate surrogate;
+  double alpha;  // where none is given: the source's
+};
+
+// As in ste/_surrogates.py.
+constexpr std::array<Definition, 10> kSurrogates{{
+    {"clipped", Surrogate::clipped, 1},
+    {"polynomial", Surrogate::polynomial, 1},
+    {"swish", Surrogate::swish, 5},
+    {"tanh", Surrogate::tanh, 1},
+    {"sigmoid", Surrogate::sigmoid, 4},
+    {"atan", Surrogate::atan, 2},
+    {"fast_sigmoid", Surrogate::fast_sigmoid, 25},
+    {"triangle", Surrogate::triangle, 1},
+    {"gaussian", Surrogate::gaussian, 2},
+    {"reste", Surrogate::reste, 1},
+}};
+
+inline bool is_identity(c10::string_view surrogate) {
+  return surrogate == "identity";
+}
+
+inline const Definition& definition_of(const char* op, c10::string_view surrogate) {
+  for (const auto& definition : kSurrogates) {
+    if (surrogate == definition.name) {
+      return definition;
+    }
+  }
+  std::string names = "identity";
+  for (const auto& definition : kSurrogates) {
+    names += std::string(", ") + definition.name;
+  }
+  C10_THROW_ERROR(ValueError, c10::str(op, ": surrogate must be one of ", names, ", got ", surrogate));
+}
+
+// By operations of torch.
+inline at::Tensor surrogate_gradient(
+    Surrogate surrogate, const at::Tensor& g, const at::Tensor& x, const at::Tensor& alpha) {
+  return element::with_surrogate(surrogate, [&]<typename Kind>(Kind) {
+    const auto dtype = x.scalar_type();
+    const bool in_double = dtype == at::kDouble || (Kind::is_transcendental && dtype == at::kFloat);
+    const auto computed = [&](const at::Tensor& t) { return Expression(t.to(in_double ? at::kDouble : at::kFloat)); };
+    const typename Kind::template On<Expression> of_alpha(computed(alpha));
+    return of_alpha(computed(g), computed(x)).tensor().to(dtype);
+  });
+}
+
+class SurrogateBackward final : public torch::autograd::Node {
+ public:
+  SurrogateBackward(Surrogate surrogate, const at::Tensor& x, const at::Tensor& alpha)
+      : surrogate_(surrogate), x_(x, /*is_output=*/false), alpha_(alpha, /*is_output=*/false) {}
+
+  torch::autograd::variable_list apply(torch::autograd::variable_list&& gradients) override {
+    const auto& g = gradients[0];
+    if (!g.defined()) {
+      return {at::Tensor()};
+    }
+    const auto x = x_.unpack();
+    const auto alpha = alpha_.unpack();
+    if (can_run<SurrogateKernel>(g, x, alpha)) {
+      const auto wide = alpha.to(c10::promoteTypes(x.scalar_type(), at::kFloat));
+      return {run_forward<SurrogateKernel>(g, {&x, &wide}, surrogate_)};
+    }
+    return {surrogate_gradient(surrogate_, g, x, alpha)};
+  }
+
+  std::string name() const override { return "SurrogateBackward"; }
+
+  void release_variables() override {
+    x_.reset_data();
+    alpha_.reset_data();
+  }
+
+ private:
+  Surrogate surrogate_;
+  torch::autograd::SavedVariable x_;
+  torch::autograd::SavedVariable alpha_;
+};
+
+struct SignGradient {
+  static void check(
+      const char* op, const at::Tensor& x, const at::Scalar& /*low*/, c10::string_view surrogate,
+      const OptionalTensor& alpha) {
+    check_dtype(op, "x", x);
+    check_surrogate(op, x, surrogate, alpha);
+  }
+
+  static void check(
+      const char* op, const at::Tensor& x, const OptionalTensor& threshold, c10::string_view surrogate,
+      const OptionalTensor& alpha) {
+    check_dtype(op, "x", x);
+    if (threshold) {
+      check_is_floating(op, x);
+      check_parameter(op, "threshold", *threshold, x, /*may_be_integer=*/false);
+    }
+    check_surrogate(op, x, surrogate, alpha);
+  }
+
+  // `second` is the low value or the threshold, and has no gradient. Nor has alpha.
+  template <typename Below, typename Second>
+  static at::Tensor record(
+      const Below& below, const at::Tensor& x, const Second& /*second*/, c10::string_view surrogate,
+      const OptionalTensor& alpha) {
+    namespace autograd = torch::autograd;
+    if (is_identity(surrogate)) {
+      return StraightThrough::record(below, x);
+    }
+    at::Tensor y = below();  // which checks the arguments
+    const auto& definition = definition_of("", surrogate);
+    const auto given_or_default = [&] {
+      const auto dtype = c10::promoteTypes(x.scalar_type(), at::kFloat);
+      return alpha ? alpha->detach()
+                   : at::scalar_tensor(definition.alpha, x.options().dtype(dtype).layout(at::kStrided));
+    };
+    if (autograd::compute_requires_grad(x)) {
+      const auto node = make_node<SurrogateBackward>(definition.surrogate, x, given_or_default());
+      node->set_next_edges(autograd::collect_next_edges(x));
+      autograd::set_history(y, node);
+    }
+    if (autograd::isFwGradDefined(x)) {
+      const auto tangent =
+          surrogate_gradient(definition.surrogate, x._fw_grad(/*level=*/0), primal_of(x), given_or_default());
+      y._set_fw_grad(tangent, /*level=*/0, /*is_inplace_op=*/false);
+    }
+    return y;
+  }
+
+ private:
+  static void check_surrogate(
+      const char* op, const at::Tensor& x, c10::string_view surrogate, const OptionalTensor& alpha) {
+    if (is_identity(surrogate)) {
+      TORCH_CHECK_VALUE(!alpha, op, ": the surrogate identity has no alpha");
+      return;
+    }
+    definition_of(op, surrogate);
+    check_is_floating(op, x);
+    if (alpha) {
+      check_parameter(op, "alpha", *alpha, x, /*may_be_integer=*/false);
+    }
+  }
+};
+
+}  // namespace ste
