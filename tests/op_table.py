@@ -4,6 +4,7 @@ A row's reference is written with NumPy in float64, from the contract and not fr
 produce are all exact in it.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -93,6 +94,11 @@ def full(value: float) -> Callable[[Tensor], Tensor]:
     return lambda x: torch.full_like(x, value_in(x.dtype, value))
 
 
+def mask(x: Tensor) -> Tensor:
+    """An argument of x's shape that is True everywhere."""
+    return torch.ones_like(x, dtype=torch.bool)
+
+
 def value_in(dtype: torch.dtype, value: float) -> float:
     return value if dtype.is_signed else max(value, 0.0)
 
@@ -112,6 +118,9 @@ class Op:
         is_rounded: Whether the reference computes as the op does, in float32 where x is no wider. Otherwise all of it
             is exact in float64.
         onnx_keeps_sign_of_zero: Whether the model that torch exports keeps -0.0, in ONNX Runtime.
+        x: What the op calls the argument that is differentiated.
+        call: The op with that argument first, where it is not the first of the op's own.
+        broadcasts: Whether its tensors may be smaller than x.
     """
 
     name: str
@@ -123,6 +132,9 @@ class Op:
     floating_only: bool = False
     is_rounded: bool = False
     onnx_keeps_sign_of_zero: bool = True
+    x: str = "x"
+    call: Callable[..., Tensor] | None = None
+    broadcasts: bool = True
 
     @property
     def straight_through(self) -> bool:
@@ -133,9 +145,20 @@ class Op:
         return FLOATING if self.floating_only else FLOATING + INTEGER
 
     @property
-    def function(self) -> Callable[..., Tensor]:
+    def public(self) -> Callable[..., Tensor]:
+        """The function of `ste`."""
         function: Callable[..., Tensor] = getattr(ste, self.name)
         return function
+
+    @property
+    def function(self) -> Callable[..., Tensor]:
+        """The same, with x first."""
+        return self.call or self.public
+
+    def in_order(self, x: Any, *arguments: Any) -> tuple[Any, ...]:
+        """The arguments as the op itself takes them."""
+        place = list(inspect.signature(self.public).parameters).index(self.x)
+        return (*arguments[:place], x, *arguments[place:])
 
     @property
     def autograd_class(self) -> Any:
@@ -194,6 +217,10 @@ def rounded(number: float, dtype: torch.dtype) -> Array:
     return in_float64(torch.tensor(number, dtype=torch.float64).to(dtype))
 
 
+def straight_through(x: Tensor, hard: Tensor) -> Tensor:
+    return ste.straight_through(hard, x)
+
+
 BINARY_SIGN = "torch.where(x >= 0, 1.0, low).to(x.dtype)"
 TERNARY_SIGN = (
     "(x.sign() if threshold is None else torch.where(x.abs() > threshold, x.sign(), torch.zeros_like(x))).to(x.dtype)"
@@ -228,6 +255,16 @@ OPS = [
     Op("scalar_clamp_ste", CLAMP, clamp, (0.0, 6.0), onnx_keeps_sign_of_zero=False),
     Op("tensor_clamp_ste", CLAMP, clamp, PER_CHANNEL),
     Op("tensor_clamp_ste", CLAMP, clamp, FULL),
+    *(
+        Op(
+            *("straight_through", "hard.to(x.dtype, copy=True)", lambda x, hard: hard, (hard,)),
+            floating_only=True,
+            x="soft",
+            call=straight_through,
+            broadcasts=False,
+        )
+        for hard in (mask, full(-1.5))
+    ),
     Op("tensor_clamp", CLAMP, clamp, PER_CHANNEL, clamp_passes, clamp_slopes),
     Op("tensor_clamp", CLAMP, clamp, FULL, clamp_passes, clamp_slopes),
     *(

@@ -11,8 +11,6 @@ from typing import Any
 
 import op_table
 
-import ste
-
 # The Function is as PyTorch's guide to extending torch.func has it: setup_context, and a generated vmap rule. It has a
 # function of its own, as people wrap `apply`: Dynamo of 2.13 does not trace an `apply` that it finds as a value.
 TEMPLATE = """
@@ -42,7 +40,8 @@ def function_{name}{signature}:
 
 
 def signature(op: op_table.Op) -> inspect.Signature:
-    return inspect.signature(getattr(ste, op.name))
+    """With x first."""
+    return inspect.signature(op.call or op.public)
 
 
 OPS = [op for op in op_table.DISTINCT_OPS if op.straight_through]

@@ -20,9 +20,9 @@ def test_functions_and_autograd_classes(op: Op, dtype: torch.dtype, device: str)
     x = values(dtype, device)
     arguments = op.arguments_for(x)
     results = []
-    for call in (op.function, op.autograd_class.apply):
+    for call in (op.public, op.autograd_class.apply):
         leaf = x.clone().requires_grad_()
-        y = call(leaf, *arguments)
+        y = call(*op.in_order(leaf, *arguments))
         (gradient,) = torch.autograd.grad(y, leaf, torch.linspace(-3, 3, x.numel(), device=device).to(dtype))
         results.append((y, gradient))
     (y, gradient), (y_of_class, gradient_of_class) = results
@@ -58,8 +58,8 @@ def record(key, function, *args):
 for op in OPS:
     for dtype in FLOATING + INTEGER:
         x = values(dtype)
-        for name, function in (("eager", op.function), ("dispatcher", op.overload)):
-            record((str(op), str(dtype), name), function, x, *op.arguments_for(x))
+        for name, function in (("eager", op.public), ("dispatcher", op.overload)):
+            record((str(op), str(dtype), name), function, *op.in_order(x, *op.arguments_for(x)))
 for bounds in BOUNDS:
     for dtype in FLOATING + INTEGER:
         x = values(dtype)

@@ -48,7 +48,7 @@ def test_the_schema_is_that_of_the_python_backend(op: Op) -> None:
     assert str(op.overload._schema) == schema
     names = [argument.name for argument in op.overload._schema.arguments]
     # By the axis the function brings the parameters into shape, above the op.
-    assert names == [name for name in inspect.signature(op.function).parameters if name != "axis"]
+    assert names == [name for name in inspect.signature(op.public).parameters if name != "axis"]
     assert torch.Tag.pointwise in op.overload.tags
 
 
@@ -67,4 +67,4 @@ def test_every_op_is_in_the_table() -> None:
 def test_opcheck(op: Op) -> None:
     """Necessary, and proves little: it passes on registrations whose gradients are zero."""
     x = torch.tensor([-3.3, 0.4], requires_grad=True)
-    torch.library.opcheck(op.overload, (x, *op.arguments_for(x.detach())))
+    torch.library.opcheck(op.overload, op.in_order(x, *op.arguments_for(x.detach())))

@@ -46,7 +46,7 @@ def message_of(kind: type[Exception], call: Callable[[], Any]) -> str:
 def test_x_is_no_tensor(op: Op, x: Any) -> None:
     arguments = op.arguments_for(X)
     hint = "; torch.tensor makes one of a number" if isinstance(x, float) else ""
-    expected = f"{op.name}: x must be a Tensor, got {type(x).__name__}{hint}"
+    expected = f"{op.name}: {op.x} must be a Tensor, got {type(x).__name__}{hint}"
     assert message_of(TypeError, lambda: op.function(x, *arguments)) == expected
 
 
@@ -58,7 +58,7 @@ def test_dtype_of_x(op: Op, name: str, requires_grad: bool) -> None:
     if requires_grad and (x.is_complex() or name.startswith("float8")):
         x.requires_grad_()
     arguments = op.arguments_for(X)
-    expected = f"{op.name}: x has dtype {name}; {supported(op)}"
+    expected = f"{op.name}: {op.x} has dtype {name}; {supported(op)}"
     assert message_of(TypeError, lambda: op.function(x, *arguments)) == expected
 
 
@@ -210,6 +210,29 @@ for clamp in (ste.tensor_clamp_ste, ste.tensor_clamp):
         ),
     }
 
+SOFT = torch.full((2, 3), 0.5)
+DTYPES_OF_HARD = "supported are float64, float32, float16, bfloat16, int64, int32, int16, int8, uint8 and bool"
+for hard, soft, error, message in [
+    ([SECRET], SOFT, TypeError, "hard must be a Tensor, got list"),
+    (SECRET, SOFT, TypeError, "hard must be a Tensor, got float; torch.tensor makes one of a number"),
+    (X, None, TypeError, "soft must be a Tensor, got NoneType"),
+    (X, SECRET, TypeError, "soft must be a Tensor, got float; torch.tensor makes one of a number"),
+    (X.to(torch.complex64), SOFT, TypeError, f"hard has dtype complex64; {DTYPES_OF_HARD}"),
+    (X.to(torch.float8_e4m3fn), SOFT, TypeError, f"hard has dtype float8_e4m3fn; {DTYPES_OF_HARD}"),
+    (X.to(torch.uint16), SOFT, TypeError, f"hard has dtype uint16; {DTYPES_OF_HARD}"),
+    (X, X.long(), TypeError, "soft has dtype int64; supported are float64, float32, float16 and bfloat16"),
+    (X, X[0], RuntimeError, "hard has shape [2, 3], but soft has shape [3]"),
+    (X[0], X, RuntimeError, "hard has shape [3], but soft has shape [2, 3]"),
+    (X, X.T, RuntimeError, "hard has shape [2, 3], but soft has shape [3, 2]"),
+    (X[:1], X, RuntimeError, "hard has shape [1, 3], but soft has shape [2, 3]"),
+    (X[0, 0], X, RuntimeError, "hard has shape [], but soft has shape [2, 3]"),
+    (X, X[0, 0], RuntimeError, "hard has shape [2, 3], but soft has shape []"),
+    (X.to("meta"), SOFT, RuntimeError, "hard is on meta, but soft is on cpu"),
+    (X, SOFT.to("meta"), RuntimeError, "hard is on cpu, but soft is on meta"),
+    (X[0, 0], SOFT[0, 0].to("meta"), RuntimeError, "hard is on cpu, but soft is on meta"),
+]:
+    CASES[f"straight_through: {message}"] = (error, partial(ste.straight_through, hard, soft), message)  # type: ignore[arg-type]
+
 
 @pytest.mark.parametrize("case", CASES)
 def test_arguments(case: str) -> None:
@@ -220,14 +243,14 @@ def test_arguments(case: str) -> None:
 @EVERY_OP
 def test_by_way_of_the_dispatcher(op: Op) -> None:
     """The checks are the op's own, so that what a compiler, TorchScript or C++ calls has them too."""
-    with pytest.raises(TypeError, match=f"^{op.name}: x has dtype complex64; {supported(op)}"):
-        op.overload(X.to(torch.complex64), *op.arguments_for(X))
+    with pytest.raises(TypeError, match=f"^{op.name}: {op.x} has dtype complex64; {supported(op)}"):
+        op.overload(*op.in_order(X.to(torch.complex64), *op.arguments_for(X)))
 
 
 @EVERY_OP
 def test_under_transforms(op: Op) -> None:
     arguments = op.arguments_for(X)
-    expected = f"^{op.name}: x has dtype complex64; {supported(op)}"
+    expected = f"^{op.name}: {op.x} has dtype complex64; {supported(op)}"
     x = torch.zeros(3, dtype=torch.complex64)
     with pytest.raises(TypeError, match=expected):
         torch.func.vmap(lambda t: op.function(t, *op.arguments_for(t.real)))(x)
@@ -239,10 +262,10 @@ def test_under_transforms(op: Op) -> None:
 
 @EVERY_OP
 def test_missing_and_surplus_arguments(op: Op) -> None:
-    with pytest.raises(TypeError, match=rf"{op.name}\(\) missing 1 required positional argument: 'x'"):
-        op.function(**dict(zip(list(signature(op).parameters)[1:], op.arguments_for(X))))
+    with pytest.raises(TypeError, match=rf"{op.name}\(\) missing 1 required positional argument: '{op.x}'"):
+        op.public(**dict(zip(list(signature(op).parameters)[1:], op.arguments_for(X))))
     with pytest.raises(TypeError, match=rf"{op.name}\(\) got an unexpected keyword argument 'inplace'"):
-        op.function(X, *op.arguments_for(X), inplace=True)
+        op.public(*op.in_order(X, *op.arguments_for(X)), inplace=True)
 
 
 @pytest.mark.parametrize("op", OPS, ids=str)

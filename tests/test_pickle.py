@@ -43,6 +43,6 @@ def test_module_with_a_function_as_attribute(saved_by: str, loaded_by: str, tmp_
 
 @pytest.mark.parametrize("op", DISTINCT_OPS, ids=str)
 def test_functions_and_classes_are_pickled_by_name(op: Op) -> None:
-    assert pickle.loads(pickle.dumps(op.function)) is op.function
-    assert copy.deepcopy(op.function) is op.function
+    assert pickle.loads(pickle.dumps(op.public)) is op.public
+    assert copy.deepcopy(op.public) is op.public
     assert pickle.loads(pickle.dumps(op.autograd_class)) is op.autograd_class

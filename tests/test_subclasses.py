@@ -48,7 +48,7 @@ def test_torch_function_is_told_of_the_public_function(op: Op) -> None:
     arguments = op.arguments_for(x.as_subclass(Tensor))
     Recorder.calls.clear()
     op.function(x, *arguments)
-    assert op.function in Recorder.calls
+    assert op.public in Recorder.calls
 
 
 @pytest.mark.parametrize("name", ["tensor_clamp", "tensor_clamp_ste"])
@@ -70,7 +70,7 @@ def test_torch_function_mode(op: Op) -> None:
     arguments = op.arguments_for(x)
     with Mode():
         y = op.function(x, *arguments)
-    assert op.function in seen
+    assert op.public in seen
     assert torch.equal(y, op(x))
 
 

@@ -36,6 +36,7 @@ from torch.utils.benchmark import Timer
 import ste
 
 LIMIT = "torch.round"
+COPIES = "straight_through"  # has a target beside x.clone()
 THREE_READS = "torch.addcmul"  # torch's own pass over three tensors
 # A race has this many turns, and as many again until its ratios are known, or it has lasted for long enough: longer
 # where a call goes to the memory, which others use too.
@@ -206,9 +207,8 @@ class Bench:
                     if variant.endswith("full"):
                         calls[THREE_READS] = Call(torch.addcmul, (x, *arguments(x)))
                     if dtype != torch.float32 or layout != "contiguous":
-                        calls = {
-                            name: calls[name] for name in (LIMIT, self.ours, "idiom", THREE_READS) if name in calls
-                        }
+                        chosen = {LIMIT, self.ours, "idiom", THREE_READS, *(["clone"] if variant == COPIES else [])}
+                        calls = {name: call for name, call in calls.items() if name in chosen}
                     elif self.backend == "native":
                         calls["torch.compile"] = Call(compiled, (x, *arguments(x)))
                     sets.append(calls)
@@ -258,6 +258,8 @@ class Bench:
                 x = new_x(dtype)
                 args = (x, *arguments(x))
                 calls = {LIMIT: Call(torch.round, (x,)), self.ours: Call(op.function, args)}
+                if variant == COPIES:
+                    calls["clone"] = Call(torch.clone, (x,))
                 if variant.endswith("full"):
                     calls[THREE_READS] = Call(torch.addcmul, args)
                 sets.append(calls)

@@ -48,9 +48,11 @@ def variants() -> dict[str, tuple[Op, Callable[[Tensor], tuple[Any, ...]]]]:
     result: dict[str, tuple[Op, Callable[[Tensor], tuple[Any, ...]]]] = {}
     for op in OPS:
         has_tensors = any(callable(argument) for argument in op.arguments)
-        if has_tensors and "clamp" not in op.name:
+        if op.name == "straight_through":
+            result[op.name] = (op, lambda x: (torch.randn_like(x),))
+        elif has_tensors and "clamp" not in op.name:
             continue  # has races of its own
-        if has_tensors:
+        elif has_tensors:
             result |= {f"{op.name}, {kind}": (op, between(make)) for kind, make in BOUNDS.items()}
         elif op.name == "scalar_clamp_ste":
             result[op.name] = (op, always(LOW, HIGH))

@@ -104,6 +104,10 @@ def is_rational(surrogate: str) -> bool:
     return surrogate not in TRANSCENDENTAL
 
 
+def copies(op: str) -> bool:
+    return op == "straight_through"
+
+
 def is_full(op: str) -> bool:
     return op.endswith(", full")
 
@@ -131,6 +135,12 @@ def on_all_threads_with(memory: str) -> list[Target]:
             1.05,
             large("forward", memory, is_full),
             relative_to="torch.addcmul",
+        ),
+        target(
+            "straight_through, large: the time of x.clone()",
+            1.05,
+            large("forward", memory, copies),
+            relative_to="clone",
         ),
         *(
             target(
@@ -184,6 +194,7 @@ TARGETS = [
         of("forward", NATIVE, is_full),
         "torch.addcmul",
     ),
+    Target("straight_through, large: the time of x.clone()", 1.05, of("forward", NATIVE, copies), "clone"),
     Target("fake_quantize, forward: the time of x.clone()", 1.80, at("fake_quantize", (65_536, MILLION))),
     *(
         Target(

@@ -31,7 +31,7 @@ BATCHED = """\
     const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKey::FuncTorchBatched);
     check(x, args...);  // here, where the shapes are those that the caller sees
     const Batch batch(x, args...);
-    return batch.output(handle().call(batch.input(x), batch.argument(args)...));
+    return batch.output(handle().call(batch.input(x), with_batch(batch, args)...));
 """
 RECORD = "return Gradient::record(below, x, args...);"
 FUNCTION = """\

@@ -4,6 +4,7 @@ The README's picture is one of them.
 """
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,15 @@ README = "round_ste"
 THEMES = {"light": "default", "dark": "dark_background"}
 
 
+def nearest(x: Tensor) -> Tensor:
+    """The nearest of three numbers, as in vector quantization."""
+    codes = x.new_tensor([-3.0, -0.5, 2.0])
+    return codes[(x[:, None] - codes).abs().argmin(-1)]
+
+
+DRAWN = [replace(op, arguments=(nearest,)) if op.name == "straight_through" else op for op in DISTINCT_OPS]
+
+
 def sample(op: Op) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """x, y, and the derivatives of y by x and by each of the op's parameters that has one."""
     x = torch.linspace(-5, 5, 2001, dtype=torch.float64, requires_grad=True)
@@ -33,8 +43,12 @@ def sample(op: Op) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
 
 def call(op: Op, x: Tensor) -> str:
     """As it is called; an argument of x's size, which is one number everywhere, as that number."""
-    arguments = [f"{a.flatten()[0]:g}" if isinstance(a, Tensor) else str(a) for a in op.arguments_for(x)]
-    return f"{op.name}({', '.join(['x', *arguments])})"
+    arguments = (
+        ["nearest(x)"]
+        if nearest in op.arguments
+        else [f"{a.flatten()[0]:g}" if isinstance(a, Tensor) else str(a) for a in op.arguments_for(x)]
+    )
+    return f"{op.name}({', '.join(op.in_order('x', *arguments))})"
 
 
 def with_gaps(y: Tensor) -> Tensor:
@@ -80,7 +94,7 @@ def draw_all(app: Sphinx) -> None:
     mpl.use("svg")
     folder = Path(app.srcdir, FOLDER)
     folder.mkdir(exist_ok=True)
-    for op in DISTINCT_OPS:
+    for op in DRAWN:
         for theme in THEMES:
             draw(op, theme, folder / f"{op.name}-{theme}.svg")
             if op.name == README:
@@ -99,7 +113,7 @@ def picture(op: Op) -> list[str]:
 def add_picture(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Before the first of the sections."""
     for op in DISTINCT_OPS:
-        if op.function is obj:
+        if op.public is obj:
             sections = (i for i, line in enumerate(lines) if line.startswith((":param", ":returns")))
             where = next(sections, len(lines))
             lines[where:where] = picture(op)

@@ -182,7 +182,7 @@ def add_links(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: 
     if inspect.isclass(obj) and issubclass(obj, Function):
         lines += ["", f"``{obj.__name__}.apply({', '.join(inspect.signature(obj.forward).parameters)})``"]
     for op in DISTINCT_OPS:
-        if op.function is obj:
+        if op.public is obj:
             links = [f":doc:`schema </{FOLDER}/schemas>` ``{op.overload._schema}``"]
             if is_in_header(op):
                 links.append(f"C++ :cpp:func:`ste::{op.name}`")

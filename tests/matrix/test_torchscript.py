@@ -32,7 +32,7 @@ def expression(op: Op) -> str:
 
 def definition(op: Op) -> str:
     if subjects.subject == "ste":
-        return f"from ste import {op.name}\n"
+        return f"from {'op_table' if op.call else 'ste'} import {op.name}\n"
     return f"def {op.name}{signature(op)}:\n    return {expression(op)}\n"
 
 

@@ -50,6 +50,11 @@ at::Tensor ternary_sign_ste(
   return op.call(x, threshold, surrogate, alpha);
 }
 
+at::Tensor straight_through(const at::Tensor& hard, const at::Tensor& soft) {
+  static const auto op = find<const at::Tensor&, const at::Tensor&>("ste::straight_through");
+  return op.call(hard, soft);
+}
+
 at::Tensor scalar_clamp_ste(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val) {
   static const auto op = find<const at::Tensor&, const at::Scalar&, const at::Scalar&>("ste::scalar_clamp_ste");
   return op.call(x, min_val, max_val);

@@ -297,7 +297,7 @@ py::object function(const std::string& name, const py::object& overridable, cons
   HANDLE_TH_ERRORS
   const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(("ste::" + name).c_str(), "");
   return first_match<
-      Caller<>, Caller<at::Scalar, at::Scalar>, Caller<at::Tensor, at::Tensor>,
+      Caller<>, Caller<at::Tensor>, Caller<at::Scalar, at::Scalar>, Caller<at::Tensor, at::Tensor>,
       Caller<at::Scalar, c10::string_view, OptionalParameter>,
       Caller<OptionalParameter, c10::string_view, OptionalParameter>,
       Caller<Parameter, std::optional<at::Tensor>, c10::SymInt, c10::SymInt, at::Scalar, c10::string_view>>(

@@ -140,9 +140,9 @@ void check_parameter(
   check_fits(op, name, parameter, x);
 }
 
-void check_is_floating(const char* op, const at::Tensor& x) {
+void check_is_floating(const char* op, const char* name, const at::Tensor& tensor) {
   TORCH_CHECK_TYPE(
-      is_floating(x.scalar_type()), op, ": x has dtype ", dtype_name(x.scalar_type()),
+      is_floating(tensor.scalar_type()), op, ": ", name, " has dtype ", dtype_name(tensor.scalar_type()),
       "; supported are float64, float32, float16 and bfloat16");
 }
 
@@ -151,11 +151,23 @@ void check_bound(const char* op, const char* name, const at::Tensor& bound, cons
   check_fits(op, name, bound, x);
 }
 
+void check_hard_and_soft(const char* op, const at::Tensor& hard, const at::Tensor& soft) {
+  const auto dtype = hard.scalar_type();
+  TORCH_CHECK_TYPE(
+      is_supported(dtype) || dtype == at::kBool, op, ": hard has dtype ", dtype_name(dtype),
+      "; supported are float64, float32, float16, bfloat16, int64, int32, int16, int8, uint8 and bool");
+  check_is_floating(op, "soft", soft);
+  TORCH_CHECK(hard.device() == soft.device(), op, ": hard is on ", hard.device(), ", but soft is on ", soft.device());
+  TORCH_CHECK(
+      hard.sym_sizes() == soft.sym_sizes(), op, ": hard has shape ", hard.sym_sizes(), ", but soft has shape ",
+      soft.sym_sizes());
+}
+
 void check_quantization(
     const char* op, const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
     const c10::SymInt& quant_min, const c10::SymInt& quant_max) {
   const auto dtype = x.scalar_type();
-  check_is_floating(op, x);
+  check_is_floating(op, "x", x);
   check_parameter(op, "scale", scale, x, /*may_be_integer=*/false);
   if (zero_point) {
     check_parameter(op, "zero_point", *zero_point, x, /*may_be_integer=*/true);

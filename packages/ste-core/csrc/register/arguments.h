@@ -38,11 +38,14 @@ void check_dtype(const char* op, const char* name, const at::Tensor& tensor);
 // never beyond it. One element serves an x of any shape.
 void check_bound(const char* op, const char* name, const at::Tensor& bound, const at::Tensor& x);
 
-void check_is_floating(const char* op, const at::Tensor& x);
+void check_is_floating(const char* op, const char* name, const at::Tensor& tensor);
 
 // A parameter is of x's dtype or float32, or may be an integer, and lies as bounds do.
 void check_parameter(
     const char* op, const char* name, const at::Tensor& parameter, const at::Tensor& x, bool may_be_integer);
+
+// hard is floating, integer or boolean, and soft floating, of hard's shape and beside it.
+void check_hard_and_soft(const char* op, const at::Tensor& hard, const at::Tensor& soft);
 
 // x is floating; the parameters are of its dtype or float32 (a zero point may be an integer), and lie as bounds do.
 void check_quantization(

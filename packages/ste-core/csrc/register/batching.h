@@ -20,7 +20,8 @@ class Batch {
     (visit(args), ...);
   }
 
-  // x with the batch first, whether it was batched or not: what broadcasts against x must not enlarge it.
+  // x with the batch first, whether it was batched or not: what broadcasts against x must not enlarge it. So too what
+  // has to be of x's shape.
   at::Tensor input(const at::Tensor& x) const;
 
   // A bound with the batch first and its logical rank padded to x's. What is no tensor is passed on.

@@ -24,7 +24,8 @@
 namespace ste {
 
 // `Gradient::record(below, x, args...)` calls `below()` for the result and makes it differentiable; where the op takes
-// other arguments than floating or integer tensors and bounds for them, `Gradient::check` refuses them. `Composite` and
+// other arguments than floating or integer tensors and bounds for them, `Gradient::check` refuses them; and where its
+// tensors do not broadcast to x's shape but have to be of it, there is a `Gradient::takes_one_shape`. `Composite` and
 // `Eager` compute the op from arguments that have been checked, to the same bits: `Composite` for compilers and for
 // tensors that are not plain, `Eager` for all others, where a single kernel does it. (Not by a registration at CPU and
 // CUDA: the op would then stay in the graph of torch.compile as a call that nothing fuses with.)
@@ -143,7 +144,16 @@ class Op<Gradient, Composite, Eager, at::Tensor (*)(const at::Tensor&, Args...)>
     const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKey::FuncTorchBatched);
     check(x, args...);  // here, where the shapes are those that the caller sees
     const Batch batch(x, args...);
-    return batch.output(handle().call(batch.input(x), batch.argument(args)...));
+    return batch.output(handle().call(batch.input(x), with_batch(batch, args)...));
+  }
+
+  template <typename T>
+  static decltype(auto) with_batch(const Batch& batch, const T& argument) {
+    if constexpr (requires { Gradient::takes_one_shape; }) {
+      return batch.input(argument);
+    } else {
+      return batch.argument(argument);
+    }
   }
 };
 

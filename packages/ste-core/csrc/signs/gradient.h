@@ -117,7 +117,7 @@ struct SignGradient {
       const OptionalTensor& alpha) {
     check_dtype(op, "x", x);
     if (threshold) {
-      check_is_floating(op, x);
+      check_is_floating(op, "x", x);
       check_parameter(op, "threshold", *threshold, x, /*may_be_integer=*/false);
     }
     check_surrogate(op, x, surrogate, alpha);
@@ -160,7 +160,7 @@ struct SignGradient {
       return;
     }
     definition_of(op, surrogate);
-    check_is_floating(op, x);
+    check_is_floating(op, "x", x);
     if (alpha) {
       check_parameter(op, "alpha", *alpha, x, /*may_be_integer=*/false);
     }

@@ -49,6 +49,11 @@ STE_API at::Tensor ternary_sign_ste(
     const at::Tensor& x, const std::optional<at::Tensor>& threshold = std::nullopt,
     c10::string_view surrogate = "identity", const std::optional<at::Tensor>& alpha = std::nullopt);
 
+/// The value of `hard`, to the bit, with the gradient of `soft`: it passes unchanged to `soft`, and not to `hard`. Both
+/// have one shape. The result has hard's dtype where that is floating, and soft's where hard is of integers or
+/// booleans.
+STE_API at::Tensor straight_through(const at::Tensor& hard, const at::Tensor& soft);
+
 /// min(max(x, min_val), max_val). The gradient passes unchanged to x.
 STE_API at::Tensor scalar_clamp_ste(const at::Tensor& x, const at::Scalar& min_val, const at::Scalar& max_val);
 

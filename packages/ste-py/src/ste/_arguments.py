@@ -85,7 +85,7 @@ def check_quantization(
     inside: Any = "rounded",
 ) -> None:
     """X is floating; the parameters are of its dtype or float32, and lie as bounds do."""
-    check_is_floating(op, x)
+    check_is_floating(op, "x", x)
     check_parameter(op, "scale", scale, x)
     if zero_point is not None:
         check_parameter(op, "zero_point", zero_point, x, may_be_integer=True)
@@ -110,10 +110,28 @@ def check_quantization(
         raise ValueError(f"{op}: inside must be rounded or scaled, got {inside}")
 
 
-def check_is_floating(op: str, x: Tensor) -> None:
-    check_is_tensor(op, "x", x)
-    if x.dtype not in FLOATING:
-        raise TypeError(f"{op}: x has dtype {_name(x.dtype)}; supported are float64, float32, float16 and bfloat16")
+def check_is_floating(op: str, name: str, tensor: Tensor) -> None:
+    check_is_tensor(op, name, tensor)
+    if tensor.dtype not in FLOATING:
+        raise TypeError(
+            f"{op}: {name} has dtype {_name(tensor.dtype)}; supported are float64, float32, float16 and bfloat16"
+        )
+
+
+def check_hard_and_soft(op: str, hard: Tensor, soft: Tensor) -> None:
+    """Hard is floating, integer or boolean, and soft floating, of hard's shape and beside it."""
+    check_is_tensor(op, "hard", hard)
+    check_is_tensor(op, "soft", soft)
+    if hard.dtype not in _SUPPORTED and hard.dtype != torch.bool:
+        raise TypeError(
+            f"{op}: hard has dtype {_name(hard.dtype)}; supported are float64, float32, float16, bfloat16, int64, "
+            "int32, int16, int8, uint8 and bool"
+        )
+    check_is_floating(op, "soft", soft)
+    if hard.device != soft.device:
+        raise RuntimeError(f"{op}: hard is on {hard.device}, but soft is on {soft.device}")
+    if hard.shape != soft.shape:
+        raise RuntimeError(f"{op}: hard has shape {list(hard.shape)}, but soft has shape {list(soft.shape)}")
 
 
 def end_in_dtype(end: int, dtype: torch.dtype, is_min: bool) -> float:

@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ste._arguments import check_broadcast
@@ -26,11 +25,11 @@ def batch_first(
         args: The arguments, x first.
     """
     x, x_dim = args[0], in_dims[0]
-    shape = _logical_shape(x, x_dim)
-    batched = [x.expand(batch_size, *x.shape) if x_dim is None else x.movedim(x_dim, 0)]
+    shape = logical(x, x_dim).shape
+    batched = [with_batch(x, x_dim, batch_size)]
     for name, arg, dim in zip(list(inspect.signature(forward).parameters)[1:], args[1:], in_dims[1:]):
         if isinstance(arg, Tensor):
-            check_broadcast(op, name, _logical_shape(arg, dim), shape)
+            check_broadcast(op, name, logical(arg, dim).shape, shape)
             if dim is not None:
                 arg = arg.movedim(dim, 0)
                 for _ in range(len(shape) - (arg.dim() - 1)):
@@ -41,5 +40,11 @@ def batch_first(
     return batched
 
 
-def _logical_shape(tensor: Tensor, dim: int | None) -> torch.Size:
-    return tensor.shape if dim is None else tensor.select(dim, 0).shape
+def with_batch(tensor: Tensor, dim: int | None, batch_size: int) -> Tensor:
+    """The tensor with the batch first, whether it was batched or not."""
+    return tensor.expand(batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+
+def logical(tensor: Tensor, dim: int | None) -> Tensor:
+    """One that has the shape that the caller sees."""
+    return tensor if dim is None else tensor.select(dim, 0)

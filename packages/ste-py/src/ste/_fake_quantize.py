@@ -126,7 +126,7 @@ def _checked_grid(
     inside: Any,
     **how: Any,
 ) -> "_Grid":
-    check_is_floating("fake_quantize", x)
+    check_is_floating("fake_quantize", "x", x)
     scale = tensor_parameter("fake_quantize", "scale", scale, x)
     check_quantization("fake_quantize", x, scale, zero_point, quant_min, quant_max, grad_scale, inside)
     return _Grid(x, scale, zero_point, quant_min, quant_max, inside, **how)

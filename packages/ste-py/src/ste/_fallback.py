@@ -27,8 +27,7 @@ from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ste._batching import batch_first
-from ste._function import Rule, StraightThrough, without_gradient_to_bounds
+from ste._function import ElementwiseFunction, Rule, StraightThrough, without_gradient_to_bounds
 from ste._schema import Argument
 
 _library = torch.library.Library("ste", "FRAGMENT")
@@ -38,7 +37,7 @@ _PLAIN = _PLAIN_TENSORS | {float, int, str, type(None)}
 
 def eager_function(
     overridable: Callable[..., Tensor],
-    function: type[Function],
+    function: type[ElementwiseFunction],
     arguments: Sequence[Argument],
     boxed: Callable[..., Any],
 ) -> Callable[..., Tensor]:
@@ -54,9 +53,15 @@ def eager_function(
     # C++ method behind it 4 times.
     apply = super(Function, function).apply  # type: ignore[misc]
     kinds = [kind for _, kind in arguments]
-    # Those that get no gradient.
-    has_bounds = issubclass(function, StraightThrough) and kinds.count("tensor") > 1
-    has_parameters = issubclass(function, StraightThrough) and "optional parameter" in kinds
+    # Tensors that get no gradient.
+    has_constants = issubclass(function, StraightThrough) and (
+        kinds.count("tensor") > 1 or "optional parameter" in kinds
+    )
+
+    def apply_without_gradient(*args: Any) -> Any:
+        return apply(*function.differentiated(*args))
+
+    run = apply_without_gradient if has_constants else apply
 
     def eager(*args: Any) -> Any:
         if (
@@ -66,7 +71,7 @@ def eager_function(
             and not _is_torch_function_mode_enabled()
             and _get_tracing_state() is None
         ):
-            return apply(*(without_gradient_to_bounds(*args) if has_parameters else args))
+            return run(*args)
         if has_torch_function(args):
             return handle_torch_function(overridable, args, *args)
         return boxed(*args)
@@ -87,10 +92,10 @@ def eager_function(
             return apply(x, min_val, max_val)
         return eager(x, min_val, max_val)
 
-    return eager_between if has_bounds else eager
+    return eager_between if has_constants and kinds.count("tensor") == 3 else eager
 
 
-def define(name: str, function: type[Function]) -> None:
+def define(name: str, function: type[ElementwiseFunction]) -> None:
     """Define an op."""
     if hasattr(torch.ops.ste, name):  # another package may have loaded ste-core's library by itself
         return
@@ -106,7 +111,7 @@ def define(name: str, function: type[Function]) -> None:
     _library.impl(name, composite, "CompositeImplicitAutograd")
 
     def batching_rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        return op(*batch_first(name, function.forward, info.batch_size, in_dims, args)), 0
+        return op(*function.batched(info.batch_size, in_dims, args)), 0
 
     torch.library.register_vmap(op, batching_rule, lib=_library)
 
@@ -119,6 +124,7 @@ class _Redispatch(_SingleLevelFunction):
         ctx: Any, x: Tensor, below: Callable[[], Tensor], rule_of: Callable[[Tensor], tuple[Rule, tuple[Tensor, ...]]]
     ) -> Tensor:
         y = below()  # which checks the arguments
+        ctx.dtype = y.dtype
         ctx.rule, saved = rule_of(x)
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
@@ -131,7 +137,7 @@ class _Redispatch(_SingleLevelFunction):
     @staticmethod
     def jvp(ctx: Any, x_tangent: Tensor, *_: None) -> Tensor:
         if ctx.rule is None:
-            return x_tangent
+            return x_tangent.to(ctx.dtype)
         x, *others = ctx.saved_tensors
         # Forward mode is off here, which the levels outside would take for theirs; and x has its own tangent.
         with _set_fwd_grad_enabled(True):
@@ -141,20 +147,21 @@ class _Redispatch(_SingleLevelFunction):
 
 def _straight_through(op: Any, function: type[StraightThrough]) -> Callable[..., Any]:
     """The autograd kernel: records a node, and redispatches to the op itself, so that the next level finds the op."""
+    place = function.place
 
-    def kernel(keyset: Any, x: Tensor, *args: Any) -> Any:
+    def kernel(keyset: Any, *args: Any) -> Any:
         grad_mode, forward_mode = torch.is_grad_enabled(), _is_fwd_grad_enabled()
 
         def below() -> Any:
             # A Function's forward runs with both modes off, and the levels below would take that for theirs.
             with _AutoDispatchBelowAutograd(), torch.set_grad_enabled(grad_mode), _set_fwd_grad_enabled(forward_mode):
-                return op.redispatch(keyset & _after_autograd_keyset, x, *args)
+                return op.redispatch(keyset & _after_autograd_keyset, *args)
 
         def rule_of(x: Tensor) -> tuple[Rule, tuple[Tensor, ...]]:
-            return function.rule(x, *args)
+            return function.rule(*args[:place], x, *args[place + 1 :])
 
         with enable_single_level_autograd_function():
-            return _Redispatch.apply(x, below, rule_of)  # type: ignore[attr-defined]
+            return _Redispatch.apply(args[place], below, rule_of)  # type: ignore[attr-defined]
 
     return kernel
 
@@ -174,9 +181,12 @@ def _register_autograd(name: str, kernel: Callable[..., Tensor]) -> set[str]:
 def _refusing(name: str, composite: Callable[..., Tensor], devices: set[str]) -> Callable[..., Tensor]:
     """The composite kernel, but where it would be differentiated in the op's place: that gradient would be zero."""
 
-    def kernel(x: Tensor, *args: Any) -> Tensor:
-        if x.device.type in devices and x.requires_grad and torch.is_grad_enabled():
-            raise NotImplementedError(f"{name}: the Python backend has no gradient on {x.device.type}; ste-core has")
-        return composite(x, *args)
+    def kernel(*args: Any) -> Tensor:
+        for tensor in args:
+            if isinstance(tensor, Tensor) and tensor.requires_grad and torch.is_grad_enabled():
+                device = tensor.device.type
+                if device in devices:
+                    raise NotImplementedError(f"{name}: the Python backend has no gradient on {device}; ste-core has")
+        return composite(*args)
 
     return kernel

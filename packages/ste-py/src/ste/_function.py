@@ -1,6 +1,6 @@
 """What the autograd classes of the ops share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -47,10 +47,13 @@ class ElementwiseFunction(Function, metaclass=_OpMeta):
         return args
 
     @classmethod
+    def batched(cls, batch_size: int, in_dims: Sequence[int | None], args: Sequence[Any]) -> list[Any]:
+        """Arguments on which the op gives the batched result, with the batch as its first dimension."""
+        return batch_first(cls.__name__.removesuffix("_fn"), cls.forward, batch_size, in_dims, args)
+
+    @classmethod
     def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        op = cls.__name__.removesuffix("_fn")
-        batched = batch_first(op, cls.forward, info.batch_size, in_dims, args)
-        return cls.apply(*batched), 0  # type: ignore[no-untyped-call]
+        return cls.apply(*cls.batched(info.batch_size, in_dims, args)), 0  # type: ignore[no-untyped-call]
 
 
 # What becomes of a gradient or a tangent on its way past an op, of it and of what was saved; None: it stays as it is.
@@ -58,7 +61,13 @@ Rule = Callable[..., Tensor] | None
 
 
 class StraightThrough(ElementwiseFunction):
-    """The gradient to x is the gradient that comes in, or follows from it by a rule; other arguments get None."""
+    """The gradient to x is the gradient that comes in, or follows from it by a rule; other arguments get None.
+
+    Attributes:
+        place: That of x among the arguments.
+    """
+
+    place: ClassVar[int] = 0
 
     @staticmethod
     def rule(*args: Any) -> tuple[Rule, tuple[Tensor, ...]]:

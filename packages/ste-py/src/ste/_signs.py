@@ -62,7 +62,7 @@ class ternary_sign_ste_fn(_Sign):
         if threshold is None:
             check_surrogate("ternary_sign_ste", x, surrogate, alpha)
             return torch.where(x > 0, one, zero if x.dtype == torch.uint8 else torch.where(x < 0, -one, zero))
-        check_is_floating("ternary_sign_ste", x)
+        check_is_floating("ternary_sign_ste", "x", x)
         threshold = tensor_parameter("ternary_sign_ste", "threshold", threshold, x)
         check_parameter("ternary_sign_ste", "threshold", threshold, x)
         check_surrogate("ternary_sign_ste", x, surrogate, alpha)

@@ -199,7 +199,7 @@ def check_surrogate(op: str, x: Tensor, surrogate: Any, alpha: Any) -> None:
         return
     if surrogate not in BY_NAME:
         raise ValueError(f"{op}: surrogate must be one of identity, {', '.join(BY_NAME)}, got {surrogate}")
-    check_is_floating(op, x)
+    check_is_floating(op, "x", x)
     if alpha is not None:
         check_parameter(op, "alpha", tensor_parameter(op, "alpha", alpha, x), x)
 

@@ -5,10 +5,13 @@ support ``torch.func``, ``vmap`` and forward-mode AD. ``torch.compile`` sees the
 (:func:`ste.round_ste` and so on) are what to call: they are cheaper, and take keyword arguments.
 """
 
-from ste import _clamp, _fake_quantize, _rounding, _signs
+from ste import _clamp, _fake_quantize, _rounding, _signs, _straight_through
 from ste._clamp import *
 from ste._fake_quantize import *
 from ste._rounding import *
 from ste._signs import *
+from ste._straight_through import *
 
-__all__ = sorted(_clamp.__all__ + _fake_quantize.__all__ + _rounding.__all__ + _signs.__all__)
+__all__ = sorted(
+    _clamp.__all__ + _fake_quantize.__all__ + _rounding.__all__ + _signs.__all__ + _straight_through.__all__
+)

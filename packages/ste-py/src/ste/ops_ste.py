@@ -2,8 +2,9 @@ r"""Straight-through ops: a step in the forward, the identity in the backward.
 
 Each has the gradient :math:`\partial y / \partial x = 1` everywhere: the gradient that arrives is passed on as it is,
 the same tensor, for every value of x, NaN and infinities included. The second derivative is therefore 0, and forward
-mode passes the tangent through. Nothing is saved for backward. (The signs take another gradient where they are told so:
-a surrogate, for which x is saved.)
+mode passes the tangent through. Nothing is saved for backward. :func:`ste.straight_through` is for steps of your own:
+what is said of x here is so of its ``soft``, and its dtypes are its own. The signs take another gradient where they are
+told so: a surrogate, for which x is saved.
 
 Supported dtypes are float64, float32, float16, bfloat16, and int64, int32, int16, int8, uint8, which are computed and
 returned in their own dtype. The result has x's shape, dtype, device and memory format.
@@ -22,6 +23,7 @@ from ste.autograd_ops import (
     floor_ste_fn,
     round_ste_fn,
     scalar_clamp_ste_fn,
+    straight_through_fn,
     tensor_clamp_ste_fn,
     ternary_sign_ste_fn,
     trunc_ste_fn,
@@ -33,6 +35,7 @@ __all__ = [
     "floor_ste",
     "round_ste",
     "scalar_clamp_ste",
+    "straight_through",
     "tensor_clamp_ste",
     "ternary_sign_ste",
     "trunc_ste",
@@ -312,6 +315,50 @@ def tensor_clamp_ste(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
     return _tensor_clamp_ste(x, min_val, max_val)
 
 
+def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
+    r"""The value of one tensor, with the gradient of another.
+
+    .. math::
+        y = \mathit{hard}, \qquad \frac{\partial y}{\partial \mathit{soft}} = 1, \qquad
+        \frac{\partial y}{\partial \mathit{hard}} = 0
+
+    The straight-through estimator of any step: ``hard`` is what the step gives, and ``soft`` what it is differentiated
+    as. The value is ``hard`` to the bit, -0.0, NaN and infinities included, whatever ``soft`` is.
+    (``soft + (hard - soft).detach()`` rounds twice, and is NaN where ``soft`` is infinite.) Higher derivatives and
+    tangents are those of ``soft``. It costs a copy of ``hard``, and keeps neither tensor for the backward.
+
+    Args:
+        hard: Any shape; a floating, integer or boolean dtype. It gets no gradient.
+        soft: Of hard's shape, which is not broadcast; a floating dtype, which may be another than hard's.
+
+    Returns:
+        Tensor of hard's shape, device and memory format, in hard's dtype if that is floating, else in soft's. It is a
+        copy, so writing to it leaves ``hard`` as it is. It requires grad exactly when ``soft`` does; the gradient
+        arrives in soft's dtype.
+
+    Raises:
+        TypeError: An argument is not a Tensor; hard is complex or quantized; soft is not floating.
+        RuntimeError: hard and soft differ in shape or in device.
+
+    References:
+        Y. Bengio, N. Leonard, A. Courville, 2013, arXiv:1308.3432; for vector quantization, A. van den Oord, O.
+        Vinyals, K. Kavukcuoglu, "Neural Discrete Representation Learning", 2017, arXiv:1711.00937.
+
+    Example:
+        The largest of three probabilities, as a one-hot vector that trains them all:
+
+        >>> logits = torch.tensor([1.0, 3.0, 2.0], requires_grad=True)
+        >>> soft = logits.softmax(0)
+        >>> y = ste.straight_through(soft == soft.amax(), soft)
+        >>> y.tolist()
+        [0.0, 1.0, 0.0]
+        >>> (y * torch.tensor([0.0, 1.0, 0.0])).sum().backward()
+        >>> logits.grad
+        tensor([-0.0599,  0.2227, -0.1628])
+    """
+    return _straight_through(hard, soft)
+
+
 _round_ste = implement(round_ste, round_ste_fn)
 _ceil_ste = implement(ceil_ste, ceil_ste_fn)
 _floor_ste = implement(floor_ste, floor_ste_fn)
@@ -319,4 +366,5 @@ _trunc_ste = implement(trunc_ste, trunc_ste_fn)
 _binary_sign_ste = implement(binary_sign_ste, binary_sign_ste_fn)
 _ternary_sign_ste = implement(ternary_sign_ste, ternary_sign_ste_fn)
 _scalar_clamp_ste = implement(scalar_clamp_ste, scalar_clamp_ste_fn)
+_straight_through = implement(straight_through, straight_through_fn)
 _tensor_clamp_ste = implement(tensor_clamp_ste, tensor_clamp_ste_fn)
