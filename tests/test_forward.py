@@ -95,7 +95,9 @@ def test_layouts(op: Op, layout: str, device: str) -> None:
     x = layouts(device)[layout]
     y = op(x)
     assert_same_bits(y, op.expected(x), x)
-    assert y.stride() == torch.round(x).stride()
+    # A copy of no elements keeps the strides, which say nothing then.
+    like = torch.clone(x) if op.name == "straight_through" and x.numel() == 0 else torch.round(x)
+    assert y.stride() == like.stride()
 
 
 @pytest.mark.parametrize("name", ["tensor_clamp", "tensor_clamp_ste"])
