@@ -7,7 +7,6 @@ tools/bench_report.py makes the page of them. What is large is measured on one t
 """
 
 import argparse
-import ctypes
 import itertools
 import json
 import math
@@ -28,7 +27,7 @@ from typing import Any
 import torch
 from bench_calls import BOUNDS, VARIANTS, Call, bare, detached, learnable, number, per_channel, written
 from bench_surrogates import KINDS, gradients
-from bench_system import build_seconds, import_milliseconds, library_megabytes, machine, peak_tensors
+from bench_system import build_seconds, import_milliseconds, library_megabytes, machine, peak_tensors, take_memory
 from subjects import IDIOM  # one of the tests, which bench_calls finds
 from torch import Tensor
 from torch.utils.benchmark import Timer
@@ -133,24 +132,6 @@ def somewhere(shape: Sequence[int], dtype: torch.dtype, memory_format: torch.mem
     else:
         x = flat.view(shape)
     return x.copy_(torch.randn(shape) * 3)
-
-
-def take_memory(kind: str) -> None:
-    """From here on, what is freed stays with the process ("kept"), or every large result has new pages ("new").
-
-    Kept is what an allocator that caches does. If nothing is said, most of the time for a result of some megabytes is
-    that of the system's zeroing of its pages, or none of it is, by chance. With another C library than glibc nothing
-    changes.
-    """
-    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # as <malloc.h> numbers them
-    options = {
-        "kept": {mmap_max: 0, trim_threshold: 2**31 - 1},
-        "new": {mmap_max: 65_536, mmap_threshold: IN_MEMORY},
-    }
-    libc: Any = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        for option, value in options[kind].items():
-            libc.mallopt(option, value)
 
 
 class Bench:

@@ -1,5 +1,6 @@
 """What the benchmark measures of the process, the library and the machine."""
 
+import ctypes
 import os
 import platform
 import re
@@ -14,6 +15,7 @@ import torch
 from bench_calls import Call
 
 ROOT = Path(__file__).parent.parent
+LARGE_RESULT = 1_000_000  # bytes
 
 
 def peak_tensors(call: Call, x: Any) -> float:
@@ -72,3 +74,21 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def take_memory(kind: str) -> None:
+    """From here on, what is freed stays with the process ("kept"), or every large result has new pages ("new").
+
+    Kept is what an allocator that caches does. If nothing is said, most of the time for a result of some megabytes is
+    that of the system's zeroing of its pages, or none of it is, by chance. With another C library than glibc nothing
+    changes.
+    """
+    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # as <malloc.h> numbers them
+    options = {
+        "kept": {mmap_max: 0, trim_threshold: 2**31 - 1},
+        "new": {mmap_max: 65_536, mmap_threshold: LARGE_RESULT},
+    }
+    libc: Any = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for option, value in options[kind].items():
+            libc.mallopt(option, value)

@@ -88,8 +88,8 @@ class binary_sign_ste_fn(_Sign):
     def forward(
         x: Tensor, low: torch.types.Number = 0.0, surrogate: str = "identity", alpha: Tensor | None = None
     ) -> Tensor:
-        value: Any = exact_value("binary_sign_ste", "low", low, checked("binary_sign_ste", x))
-        check_surrogate("binary_sign_ste", x, surrogate, alpha)
+        check_surrogate("binary_sign_ste", checked("binary_sign_ste", x), surrogate, alpha)
+        value: Any = exact_value("binary_sign_ste", "low", low, x)
         if isinstance(value, (torch.SymInt, torch.SymFloat)):  # which is not to be looked at
             symbol: Any = value
             value = torch.scalar_tensor(symbol, dtype=x.dtype, device=x.device)

@@ -1,0 +1,222 @@
+"""What is promised of the results of tools/bench.py."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ste.surrogates import TABLE
+
+MILLION = 1 << 20
+LARGE = 8 * MILLION  # what has this many elements is measured on all threads too
+NATIVE, PYTHON = "ste, native", "ste, python"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is promised, and which results it is promised of.
+
+    Attributes:
+        text: What is promised.
+        bound: The largest value that is as promised.
+        applies: Whether a result is one of those, on any number of threads.
+        relative_to: A competitor of the same race, if not the limit.
+        threads: On "one" thread, or on "all"; "" for what has nothing to do with threads.
+        faster: That all threads together take less time than one: the value is the share of it.
+        reason: Why it is not met, where that is known.
+    """
+
+    text: str
+    bound: float
+    applies: Callable[[Row], bool]
+    relative_to: str = ""
+    threads: str = "one"
+    faster: bool = False
+    reason: str = ""
+
+    def title(self, threads: int) -> str:
+        return {"one": "one thread: ", "all": f"all {threads} threads: ", "": ""}[self.threads] + self.text
+
+    def worst(self, rows: Sequence[Row], threads: int) -> tuple[float, Row] | None:
+        on = threads if self.threads == "all" else 1
+        chosen = [row for row in rows if row["threads"] == on and self.applies(row)]
+        found = [(value, row) for row in chosen if (value := self.value(row, rows)) is not None]
+        return max(found, key=lambda pair: pair[0], default=None)
+
+    def value(self, row: Row, rows: Sequence[Row]) -> float | None:
+        if self.faster:
+            one = partner(row, rows, threads=1)
+            return row["seconds"] / one["seconds"] if one and row["threads"] > 1 else None
+        if not self.relative_to:
+            return float(row["ratio"])
+        other = partner(row, rows, competitor=self.relative_to)
+        return row["ratio"] / other["ratio"] if other else None
+
+
+def partner(row: Row, rows: Sequence[Row], **different: Any) -> Row | None:
+    """The result that differs from this one in these fields alone."""
+    fields = ("section", "op", "competitor", "dtype", "layout", "elements", "threads", "memory", "process")
+    wanted = {field: row[field] for field in fields} | different
+    return next((other for other in rows if all(other[field] == value for field, value in wanted.items())), None)
+
+
+def of(section: str, competitor: str, op: Callable[[str], bool] = lambda _: True) -> Callable[[Row], bool]:
+    return lambda row: row["section"] == section and row["competitor"] == competitor and op(row["op"])
+
+
+def at(section: str, sizes: Sequence[int]) -> Callable[[Row], bool]:
+    """Of float32, at these sizes."""
+    is_ours = of(section, NATIVE)
+    return lambda row: is_ours(row) and row["dtype"] == "float32" and row["elements"] in sizes
+
+
+def large(
+    section: str, memory: str, op: Callable[[str], bool] = lambda _: True, dtype: str = ""
+) -> Callable[[Row], bool]:
+    """Of every dtype or of one, at the size that is measured on all threads."""
+    is_ours = of(section, NATIVE, op)
+    return lambda row: (
+        is_ours(row) and row["elements"] == LARGE and row["memory"] == memory and dtype in ("", row["dtype"])
+    )
+
+
+def is_straight_through(op: str) -> bool:
+    return not op.startswith("tensor_clamp,")
+
+
+TRANSCENDENTAL = [kind.name for kind in TABLE if kind.is_transcendental]
+
+
+def is_transcendental(surrogate: str) -> bool:
+    return surrogate in TRANSCENDENTAL
+
+
+def is_rational(surrogate: str) -> bool:
+    return surrogate not in TRANSCENDENTAL
+
+
+def copies(op: str) -> bool:
+    return op == "straight_through"
+
+
+def is_full(op: str) -> bool:
+    return op.endswith(", full")
+
+
+# Why two threads gain less.
+SHARED_MEMORY = "one thread of this machine takes most of what its memory gives"
+NEW_PAGES = "most of it is the system's zeroing of new pages: x.clone() gains as little, as the table shows"
+
+
+def on_all_threads_with(memory: str) -> list[Target]:
+    """The same for results in new memory, and in memory that the process has kept."""
+    is_new = memory == "new"
+
+    def target(text: str, bound: float, applies: Callable[[Row], bool], **also: Any) -> Target:
+        return Target(f"{memory} memory, {text}", bound, applies, threads="all", **also)
+
+    return [
+        target(
+            "large tensors, native: the time of torch.round",
+            1.05,
+            large("forward", memory, lambda op: not is_full(op)),
+        ),
+        target(
+            "large tensors, bounds of x's size: the time of torch.addcmul, which reads as much",
+            1.05,
+            large("forward", memory, is_full),
+            relative_to="torch.addcmul",
+        ),
+        target(
+            "straight_through, large: the time of x.clone()",
+            1.05,
+            large("forward", memory, copies),
+            relative_to="clone",
+        ),
+        *(
+            target(
+                f"fake_quantize, forward, {dtype}: the time of x.clone()",
+                1.15,
+                large("fake_quantize", memory, dtype=dtype),
+                reason="both tensors are in the last cache, where a copy takes a part of the time of the divisions"
+                if (memory, dtype) == ("kept", "bfloat16")
+                else "",
+            )
+            for dtype in ("float32", "bfloat16")
+        ),
+        target(
+            "fake_quantize, forward and backward: the time of one thread",
+            1 / 1.6,
+            large("fake_quantize and backward", memory),
+            faster=True,
+            reason=NEW_PAGES if is_new else SHARED_MEMORY,
+        ),
+        target(
+            "tensor_clamp, backward: the time of one thread",
+            1 / 1.3,
+            large("backward", memory),
+            faster=True,
+            reason="" if is_new else SHARED_MEMORY,
+        ),
+    ]
+
+
+TARGETS = [
+    Target("call, native, forward: the time of torch.round", 1.10, of("call", NATIVE, is_straight_through)),
+    Target(
+        "call, native, forward and backward: the time of torch.round",
+        1.05,
+        of("call and backward", NATIVE, is_straight_through),
+    ),
+    Target("call, native, tensor_clamp: the time of torch.clamp", 1.10, of("call", NATIVE), "torch.clamp"),
+    Target(
+        "call, Python, forward: the time of a bare Function", 1.10, of("call", PYTHON, is_straight_through), "Function"
+    ),
+    Target("large tensors, native: the time of torch.round", 1.15, of("forward", NATIVE, lambda op: not is_full(op))),
+    Target(
+        "large tensors, bounds of x's size: the time of torch.round",
+        1.60,
+        of("forward", NATIVE, is_full),
+        reason="it is one pass over four tensors, and torch.round one over two; so is torch.addcmul",
+    ),
+    Target(
+        "the same: the time of torch.addcmul, which reads as much",
+        1.15,
+        of("forward", NATIVE, is_full),
+        "torch.addcmul",
+    ),
+    Target("straight_through, large: the time of x.clone()", 1.05, of("forward", NATIVE, copies), "clone"),
+    Target("fake_quantize, forward: the time of x.clone()", 1.80, at("fake_quantize", (65_536, MILLION))),
+    *(
+        Target(
+            f"fake_quantize, forward and backward: the time of {other}",
+            bound,
+            at("fake_quantize and backward", (MILLION,)),
+            other,
+            reason="three quarters of its time are its two loops, which move 20 MB through the cache",
+        )
+        for other, bound in (("learnable op of torch", 1 / 20), ("composition", 1 / 15), ("torch.compile", 1 / 1.5))
+    ),
+    Target(
+        "fake_quantize, forward and backward: bfloat16, the time of float32",
+        1.00,
+        of("fake_quantize by dtype", f"{NATIVE}, bfloat16"),
+    ),
+    *(
+        Target(f"surrogates, backward: {text}", bound, of("surrogate", NATIVE, is_one), other, threads)
+        for threads in ("one", "all")
+        for text, bound, is_one, other in (
+            ("the time of torch.mul", 1.60, is_rational, ""),
+            ("with exp or pow, the time of torch's own of tanh and the like", 1.30, is_transcendental, "torch's own"),
+        )
+    ),
+    Target("compiled quantizer: the time of the idiom's", 1.02, of("compiled", NATIVE)),
+    *(target for memory in ("new", "kept") for target in on_all_threads_with(memory)),
+    Target("compiled quantizer: the time of the idiom's", 1.05, of("compiled", NATIVE), threads="all"),
+    Target("peak memory of forward and backward, in tensors", 1.02, of("memory", NATIVE, is_straight_through), "", ""),
+    Target("compiled quantizer: the kernels of the idiom's", 1.00, of("compiled kernels", NATIVE), "idiom", ""),
+    Target("import ste after import torch, ms", 40, of("import, ms", NATIVE), "", ""),
+    Target("building ste-core on this machine, s", 100, of("build, s", NATIVE), "", ""),
+    Target("its libraries, stripped, MB", 3, of("library, MB", NATIVE), "", ""),
+]
