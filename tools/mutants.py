@@ -113,6 +113,10 @@ MUTANTS = [
         "packages/ste-core/csrc/register/batching.cpp",
     ),
     Mutant(
+        "what has to be of x's shape left without the batch under vmap",
+        [("return batch.input(argument);", "return batch.argument(argument);")],
+    ),
+    Mutant(
         "an x that is not batched left as it is under vmap",
         [("return x.expand_symint(shape);", "return x;")],
         "packages/ste-core/csrc/register/batching.cpp",

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from subjects import OPS, Op, X
+from subjects import DISTINCT_OPS, OPS, Op, X
 from torch import Tensor, vmap
 from torch.func import functional_call, grad, jacrev
 
@@ -128,6 +128,20 @@ def test_over_bounds(op: Op, in_dims: tuple[int | None, ...]) -> None:
         to_low = (x < low) & ~to_high
         for gradient, mask, argument in zip(gradients, (~to_low & ~to_high, to_low, to_high), (x, low, high)):
             assert torch.equal(gradient, torch.where(mask, y, 0).sum_to_size(argument.shape))
+
+
+@row("over x, over the other tensor, and over both, where they have to be of one shape")
+@pytest.mark.parametrize("op", [op for op in DISTINCT_OPS if not op.broadcasts], ids=str)
+@pytest.mark.parametrize("in_dims", [(0, None), (None, 0), (0, 0), (1, 0), (None, -1)], ids=str)
+def test_over_tensors_of_one_shape(op: Op, in_dims: tuple[int | None, int | None]) -> None:
+    other = torch.stack([X + 1, -X])
+    batched = [t[0] if dim is None else t.movedim(0, dim) for t, dim in zip((ROWS[:2], other), in_dims)]
+    expected = other if in_dims[1] is not None else other[:1].expand(2, 4)
+    assert torch.equal(vmap(op.function, in_dims)(*batched), expected)
+    gradients = vmap(grad(lambda x, y: (op.function(x, y) ** 2).sum()), in_dims)(*batched)
+    assert torch.equal(gradients, 2 * expected)
+    (total,) = torch.func.vjp(lambda x: vmap(op.function, in_dims)(x, batched[1]), batched[0])[1](expected)
+    assert torch.equal(total, expected.sum(0) if in_dims[0] is None else expected.movedim(0, in_dims[0]))
 
 
 @row("nested, each level over another argument of `{op}`")
