@@ -62,11 +62,11 @@ C10_HOST_DEVICE inline V exponential(const V& x) {
 }
 
 template <typename V>
-C10_HOST_DEVICE inline V power(const V& x, const V& exponent) {
+C10_HOST_DEVICE inline V logarithm(const V& x) {
   if constexpr (Vector<V>) {
-    return x.pow(exponent);
+    return x.log();
   } else {
-    return std::pow(x, exponent);
+    return std::log(x);
   }
 }
 

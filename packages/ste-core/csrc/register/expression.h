@@ -6,7 +6,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/abs.h>
 #include <ATen/ops/exp.h>
-#include <ATen/ops/pow.h>
+#include <ATen/ops/log.h>
 #include <ATen/ops/where.h>
 #include <c10/core/Scalar.h>
 
@@ -71,8 +71,8 @@ inline Expression absolute(const Expression& x) {
 inline Expression exponential(const Expression& x) {
   return Expression(at::exp(x.tensor()));
 }
-inline Expression power(const Expression& x, const Expression& exponent) {
-  return Expression(at::pow(x.tensor(), exponent.tensor()));
+inline Expression logarithm(const Expression& x) {
+  return Expression(at::log(x.tensor()));
 }
 
 inline Expression select(const Expression& mask, const Expression& yes, const Expression& no) {

@@ -93,8 +93,8 @@ def _gaussian(g: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
 def _reste(g: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
     size = x.abs()
     within = torch.where(size < 0.1, 0.1, torch.where(size > 1.5, 1.5, size))
-    power = within.pow((1 - alpha) / alpha)
-    return _keep(size <= 1.5, g * torch.where(size <= 0.1, power, power / alpha))
+    height = (((1 - alpha) / alpha) * within.log()).exp()
+    return _keep(size <= 1.5, g * torch.where(size <= 0.1, height, height / alpha))
 
 
 TABLE = (
