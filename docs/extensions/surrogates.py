@@ -83,7 +83,8 @@ class SurrogateTable(SphinxDirective):
             formula = in_cell(kind.formula)
             name = f"{{func}}`{kind.name} <ste.surrogates.{kind.name}>`"
             lines.append(f"| {name} | {formula} | {kind.alpha:g} | {linked(kind.source)} |")
-        return self.parse_text_to_nodes("\n".join(lines))
+        nodes: list[Any] = self.parse_text_to_nodes("\n".join(lines))
+        return nodes
 
 
 class SurrogatePictures(SphinxDirective):
@@ -97,7 +98,8 @@ class SurrogatePictures(SphinxDirective):
                 lines += [f"```{{image}} /{FOLDER}/surrogate-{kind.name}-{theme}.svg"]
                 lines += [f":alt: the smooth function of {kind.name}, and h, for three values of alpha"]
                 lines += [f":class: only-{theme}", "```", ""]
-        return self.parse_text_to_nodes("\n".join(lines))
+        nodes: list[Any] = self.parse_text_to_nodes("\n".join(lines))
+        return nodes
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
