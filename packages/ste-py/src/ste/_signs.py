@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ste._arguments import beside, check_is_floating, check_parameter, checked, exact_value, tensor_parameter
-from ste._function import Rule, StraightThrough, onnx_like
+from ste._function import Rule, StraightThrough, onnx_like, without_gradient_to_bounds
 from ste._surrogates import alpha_or_default, check_surrogate, surrogate_gradient
 
 __all__ = ["binary_sign_ste_fn", "ternary_sign_ste_fn"]
@@ -26,7 +26,16 @@ class _Sign(StraightThrough):
         return partial(surrogate_gradient, surrogate), (x, alpha_or_default(surrogate, alpha, x))
 
     @staticmethod
+    def differentiated(*args: Any) -> tuple[Any, ...]:
+        if len(args) == 4 and args[3] is None and not isinstance(args[1], Tensor):
+            return args  # as most calls are
+        return without_gradient_to_bounds(*args)
+
+    @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        if inputs[2] == "identity":
+            ctx.rule = None
+            return
         ctx.rule, saved = _Sign.rule(*inputs)
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
