@@ -62,29 +62,6 @@ void ternary_sign(char* const* data, const int64_t* strides, int64_t size0, int6
   unary<T>(data, strides, size0, size1, TernarySign<T>());
 }
 
-// The vectors of a block, by their index, and by how many of its elements are in the last.
-template <typename W, typename Function>
-void for_vectors_of_block(int64_t count, const Function& function) {
-  constexpr int64_t vector = Vectorized<W>::size();
-  for (int64_t k = 0; k < count; k += vector) {
-    if (count - k >= vector) {
-      function(k, whole);
-    } else {
-      function(k, count - k);
-    }
-  }
-}
-
-template <typename W>
-void store_vector(const Vectorized<W>& vector, W* to, Whole) {
-  vector.store(to);
-}
-
-template <typename W>
-void store_vector(const Vectorized<W>& vector, W* to, int64_t count) {
-  vector.store(to, static_cast<int>(count));
-}
-
 template <typename T>
 void ternary_threshold(char* const* data, const int64_t* strides, int64_t size0, int64_t size1) {
   using W = at::opmath_type<T>;
@@ -97,8 +74,9 @@ void ternary_threshold(char* const* data, const int64_t* strides, int64_t size0,
       const W* const xs = x.block(i, count);
       const W* const thresholds = threshold.block(i, count);
       W* const ys = y.block(i);
-      for_vectors_of_block<W>(count, [&](int64_t k, auto size) {
-        store_vector(element::ternary_sign(load_vector(xs + k, size), load_vector(thresholds + k, size)), ys + k, size);
+      for_vectors<W>(0, count, [&](int64_t k, auto size) {
+        const auto sign = element::ternary_sign(load_vector(xs + k, size), load_vector(thresholds + k, size));
+        store<W>(sign, reinterpret_cast<char*>(ys), k, size);
       });
       y.flush(i, count);
     }
@@ -157,8 +135,9 @@ void surrogate_rows(char* const* data, const int64_t* strides, int64_t size0, in
       const W* const alphas = alpha.block(i, count);
       W* const to = to_x.block(i);
       const auto for_each = [&](const auto& function_at) {
-        for_vectors_of_block<W>(count, [&](int64_t k, auto size) {
-          store_vector(function_at(k, size)(load_vector(gs + k, size), load_vector(xs + k, size)), to + k, size);
+        for_vectors<W>(0, count, [&](int64_t k, auto size) {
+          const auto gradient = function_at(k, size)(load_vector(gs + k, size), load_vector(xs + k, size));
+          store<W>(gradient, reinterpret_cast<char*>(to), k, size);
         });
       };
       if (strides[3] == 0) {
