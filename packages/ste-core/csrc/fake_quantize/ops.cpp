@@ -34,7 +34,6 @@ namespace {
 
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
-using OptionalTensor = std::optional<at::Tensor>;
 
 // What is no tensor among the arguments.
 struct Settings {
@@ -60,10 +59,6 @@ struct Settings {
 // To look at the value of a compiler's symbol would specialize the graph to it.
 bool is_one(const at::Scalar& factor) {
   return !factor.isSymbolic() && factor.toDouble() == 1;
-}
-
-at::ScalarType computed_in(const at::Tensor& x) {
-  return c10::promoteTypes(x.scalar_type(), at::kFloat);
 }
 
 at::Tensor in_dtype(const at::Tensor& tensor, at::ScalarType dtype) {

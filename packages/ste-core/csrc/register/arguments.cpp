@@ -166,7 +166,6 @@ void check_hard_and_soft(const char* op, const at::Tensor& hard, const at::Tenso
 void check_quantization(
     const char* op, const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
     const c10::SymInt& quant_min, const c10::SymInt& quant_max) {
-  const auto dtype = x.scalar_type();
   check_is_floating(op, "x", x);
   check_parameter(op, "scale", scale, x, /*may_be_integer=*/false);
   if (zero_point) {
@@ -181,7 +180,7 @@ void check_quantization(
     return;
   }
   TORCH_CHECK_VALUE(*low < *high, op, ": quant_min=", *low, " is not less than quant_max=", *high);
-  const auto computed = c10::promoteTypes(dtype, at::kFloat);
+  const auto computed = computed_in(x);
   TORCH_CHECK_VALUE(
       end_in_dtype(Side::min, *low, computed) <= end_in_dtype(Side::max, *high, computed), op, ": no ",
       dtype_name(computed), " lies between quant_min=", *low, " and quant_max=", *high);

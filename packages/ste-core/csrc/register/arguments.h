@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/Scalar.h>
+#include <c10/core/ScalarType.h>
 #include <c10/core/SymInt.h>
 #include <c10/util/MaybeOwned.h>
 
@@ -14,6 +15,7 @@ namespace ste {
 
 // An argument, or what was made of it. To copy a tensor that Python owns takes the GIL, a tenth of the time of a call.
 using MaybeOwnedTensor = c10::MaybeOwned<at::Tensor>;
+using OptionalTensor = std::optional<at::Tensor>;
 
 // Which end of the range a bound is: a fractional bound of an integer tensor is rounded inwards.
 enum class Side { min, max };
@@ -21,6 +23,11 @@ enum class Side { min, max };
 // float64, float32, float16 and bfloat16.
 inline bool is_floating(at::ScalarType dtype) {
   return dtype == at::kDouble || dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16;
+}
+
+// What the gradients and the grids of a floating x are computed in.
+inline at::ScalarType computed_in(const at::Tensor& x) {
+  return c10::promoteTypes(x.scalar_type(), at::kFloat);
 }
 
 // Whether it broadcasts to x's shape. Neither has a symbol in its own: ATen's test is of symbols too, and takes as long

@@ -9,7 +9,6 @@
 #include "../register/straight_through.h"
 
 #include <ATen/ops/scalar_tensor.h>
-#include <c10/core/ScalarType.h>
 #include <c10/util/Exception.h>
 #include <c10/util/string_view.h>
 #include <torch/csrc/autograd/functions/utils.h>
@@ -20,8 +19,6 @@
 #include <string>
 
 namespace ste {
-
-using OptionalTensor = std::optional<at::Tensor>;
 
 struct Definition {
   const char* name;
@@ -85,7 +82,7 @@ class SurrogateBackward final : public torch::autograd::Node {
     const auto x = x_.unpack();
     const auto alpha = alpha_.unpack();
     if (can_run<SurrogateKernel>(g, x, alpha)) {
-      const auto wide = alpha.to(c10::promoteTypes(x.scalar_type(), at::kFloat));
+      const auto wide = alpha.to(computed_in(x));
       return {run_forward<SurrogateKernel>(g, {&x, &wide}, surrogate_)};
     }
     return {surrogate_gradient(surrogate_, g, x, alpha)};
@@ -135,7 +132,7 @@ struct SignGradient {
     at::Tensor y = below();  // which checks the arguments
     const auto& definition = definition_of("", surrogate);
     const auto given_or_default = [&] {
-      const auto dtype = c10::promoteTypes(x.scalar_type(), at::kFloat);
+      const auto dtype = computed_in(x);
       return alpha ? alpha->detach()
                    : at::scalar_tensor(definition.alpha, x.options().dtype(dtype).layout(at::kStrided));
     };

@@ -9,7 +9,6 @@
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/sign.h>
 #include <ATen/ops/where.h>
-#include <c10/core/ScalarType.h>
 
 namespace ste {
 
@@ -40,7 +39,7 @@ at::Tensor ternary_sign_composite(
     const OptionalTensor& /*alpha*/) {
   const auto constant = [&](int value) { return at::scalar_tensor(value, x.options().layout(at::kStrided)); };
   if (threshold) {
-    const auto dtype = c10::promoteTypes(x.scalar_type(), at::kFloat);
+    const auto dtype = computed_in(x);
     const auto wide = x.to(dtype);
     const auto limit = threshold->to(dtype);
     return at::where(wide.gt(limit), constant(1), at::where(wide.lt(-limit), constant(-1), constant(0)));
@@ -57,7 +56,7 @@ at::Tensor ternary_sign_eager(
   if (!has_kernel<TernaryThresholdKernel>(x, *threshold)) {
     return ternary_sign_composite(x, threshold, surrogate, alpha);
   }
-  const auto limit = threshold->to(c10::promoteTypes(x.scalar_type(), at::kFloat));
+  const auto limit = threshold->to(computed_in(x));
   return run_forward<TernaryThresholdKernel>(x, {&limit});
 }
 

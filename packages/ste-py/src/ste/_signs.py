@@ -33,12 +33,10 @@ class _Sign(StraightThrough):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        if inputs[2] == "identity":
-            ctx.rule = None
-            return
         ctx.rule, saved = _Sign.rule(*inputs)
-        ctx.save_for_backward(*saved)
-        ctx.save_for_forward(*saved)
+        if saved:  # to save nothing takes its time too
+            ctx.save_for_backward(*saved)
+            ctx.save_for_forward(*saved)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
