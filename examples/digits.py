@@ -85,11 +85,7 @@ def integer_activation(x: Tensor, bits: int, rounding: Quantizer = ste.round_ste
 
 def ternary_weight(weight: Tensor) -> Tensor:
     """-1, 0 or 1 times a scale per output channel, which is the gradient: TWN (arXiv:1605.04711)."""
-    threshold = 0.7 * mean_magnitude(weight)
-    # Exactly 0 within the threshold. The clamp is of the detached weight because it is straight-through too: the
-    # gradient of weight - tensor_clamp_ste(weight, ...) would be 1 - 1 = 0.
-    excess = weight - ste.tensor_clamp_ste(weight.detach(), -threshold, threshold)
-    sign = ste.ternary_sign_ste(excess)
+    sign = ste.ternary_sign_ste(weight, threshold=0.7 * mean_magnitude(weight))
     # The mean magnitude of those weights that are not 0.
     return sign * (mean_magnitude(sign * weight) / mean_magnitude(sign))
 
@@ -389,9 +385,9 @@ def draw(results: list[Result], path: Path) -> None:
         # One below its point: it stands beside another.
         right.annotate(text, point, (0, -19 if c is FOUR else 10), textcoords="offset points", ha="center")
         if c is FULL:
-            right.hlines(r.accuracy - 0.01, 3.6, 6.4, color="gray", linestyle=":")
+            right.hlines(r.accuracy - 0.01, 3.4, 6.4, color="gray", linestyle=":")
             right.annotate("1 point below full precision", (6.4, r.accuracy - 0.01), (0, -6),
-                textcoords="offset points", ha="right", va="top", color="dimgray")  # fmt: skip
+                textcoords="offset points", ha="right", va="top", color="dimgray", fontsize=9)  # fmt: skip
     left.set(title="Training loss", xlabel="epoch", ylabel="cross entropy, labels smoothed by 0.1", yscale="log")
     left.set_yticks(losses := [0.5, 0.6, 0.8, 1, 1.5, 2, 2.5], [f"{loss:g}" for loss in losses])
     left.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.9))
