@@ -58,7 +58,9 @@ logging.getLogger("traitlets").setLevel(logging.WARNING)
 os.environ["IPYTHONDIR"] = str(ROOT / "build" / "ipython")
 kernels = ROOT / "build" / "ipython" / "profile_default" / "ipython_kernel_config.py"
 kernels.parent.mkdir(parents=True, exist_ok=True)
-kernels.write_text("get_config().IPKernelApp.log_level = 'ERROR'\n")
+kernels.write_text(
+    "get_config().IPKernelApp.log_level = 'ERROR'\nget_config().InlineBackend.figure_formats = {'svg'}\n"
+)
 
 # Doxygen runs when the build does.
 breathe_projects_source = {"ste-core": (str(ROOT / "packages" / "ste-core" / "include" / "ste"), ["ops.h"])}

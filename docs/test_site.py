@@ -33,8 +33,8 @@ SITE = ROOT / "build" / "site"
 PICTURES = ROOT / "build" / "site-pictures"
 PAGES = sorted(str(page.relative_to(SITE)) for page in SITE.rglob("*.html") if "_static" not in page.parts)
 WIDTHS = {"desktop": 1280, "phone": 390}
-LOOK_AT = ["index.html", "guides/surrogates.html", "reference/ops_ste.html", "reference/quantization.html"]
-LOOK_AT += ["matrix.html", "bench.html"]
+LOOK_AT = ["index.html", "guides/surrogates.html", "guides/spiking.html", "reference/ops_ste.html"]
+LOOK_AT += ["reference/quantization.html", "matrix.html", "bench.html"]
 
 # What is too faint to read, as WCAG 2.2 has it for text of normal size (AA).
 FAINT = """() => {
