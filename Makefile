@@ -35,7 +35,7 @@ else
 $(error CORE must be matching, none or other, got $(CORE))
 endif
 
-.PHONY: help demo test test-slow matrix mutants bench cuda wheels docs docs-check lint format clean core
+.PHONY: help demo test test-slow matrix mutants bench peers cuda wheels docs docs-check lint format clean core
 
 help:
 	@echo "make demo    train a quantized network on real data, with a table and a plot of the result"
@@ -46,6 +46,7 @@ help:
 	@echo "make mutants register the native ops in each of the wrong ways, and show which transforms find out"
 	@echo "make bench   measure the ops beside torch.round and what people use in their place, and write docs/bench.md"
 	@echo "                                    (PEERS=1: Brevitas too; QUICK=1: less, into build/bench.md)"
+	@echo "make peers   compare the surrogates with those of snntorch and spikingjelly, which it installs (TORCH=2.14.1)"
 	@echo "make cuda    compile the CUDA kernels, and check what can be checked of them without a GPU (TORCH=2.14.1)"
 	@echo "make wheels  build what is published, and test it as installed, outside of the repository"
 	@echo "make docs    make the site, build/site (CORE=none: without ste-core); make docs-check looks at it in a browser"
@@ -88,6 +89,14 @@ bench_results := $(if $(QUICK),build,docs)/bench/results.json
 bench: core $(env)/bench.stamp $(if $(PEERS),$(env)/peers.stamp)
 	$(python) tools/bench.py $(if $(PEERS),--peers) $(if $(QUICK),--quick) $(bench_results)
 	$(python) tools/bench_report.py $(bench_results)
+
+# What the guides say of snntorch and spikingjelly. `make test` leaves it out, for it takes their packages.
+peers: core $(env)/peers.stamp
+ifneq ($(CORE),matching)
+	$(error make peers needs CORE=matching: it runs on both backends)
+endif
+	STE_BACKEND=native STE_TEST_EXPECT=native $(pytest) tests/peers $(PYTEST_ARGS)
+	STE_BACKEND=python STE_TEST_EXPECT=absent $(pytest) tests/peers $(PYTEST_ARGS)
 
 # With CUDA kernels: a build of its own, found before the installed one.
 cuda_torch := $(if $(filter command line,$(origin TORCH)),$(TORCH),2.14.1)
@@ -154,8 +163,9 @@ clean:
 	.venv/torch-$*/bin/pip install -q --no-build-isolation -e packages/ste-py
 	touch $@
 
+# With the torch that is there: of what some of these packages need, the newest is for another torch, and brings it.
 $(addprefix $(env)/,demo.stamp lint.stamp bench.stamp peers.stamp wheels.stamp docs.stamp): $(env)/%.stamp: $(env)/torch.stamp pyproject.toml
-	$(env)/bin/pip install -q --group $*
+	$(env)/bin/pip install -q torch==$(TORCH) --group $*
 	touch $@
 
 # ste-core: a wheel for each torch, compiled against the one that is installed, and the one that CORE asks for installed.
