@@ -4,6 +4,7 @@
 
 #include "../memory/blocks.h"
 #include "../memory/vectors.h"
+#include "../memory/wide.h"
 
 #include <algorithm>
 #include <limits>
@@ -107,14 +108,22 @@ class Gradient<Kind, W, true> {
   V operator()(const V& g, const V& x) const {
     const auto gs = in_double(g);
     const auto xs = in_double(x);
-    return in_float({low_(gs[0], xs[0]), high_(gs[1], xs[1])});
+    return in_float({half(low_, gs[0], xs[0]), half(high_, gs[1], xs[1])});
   }
 
  private:
-  explicit Gradient(const std::array<Doubles, 2>& alpha) : low_(alpha[0]), high_(alpha[1]) {}
+  // Where swish goes through 0, its error is that of the exponential a million times over.
+  using D = Wide<std::is_same_v<Kind, element::Swish> ? Precision::of_double : Precision::of_float>;
+  using OfAlpha = typename Kind::template On<D>;
 
-  typename Kind::template On<Doubles> low_;
-  typename Kind::template On<Doubles> high_;
+  explicit Gradient(const std::array<Doubles, 2>& alpha) : low_(D(alpha[0])), high_(D(alpha[1])) {}
+
+  static Doubles half(const OfAlpha& of_alpha, const Doubles& g, const Doubles& x) {
+    return static_cast<Doubles>(of_alpha(D(g), D(x)));
+  }
+
+  OfAlpha low_;
+  OfAlpha high_;
 };
 
 template <typename T, typename Kind>

@@ -81,8 +81,8 @@ struct Tanh {
     C10_HOST_DEVICE V operator()(const V& g, const V& x) const {
       const V one = constant<V>(1);
       const V e = exponential(-absolute(x * twice));
-      const V part = one / (one + e);
-      return g * (factor * e * (part * part));
+      const V below = one + e;
+      return g * (factor * e / (below * below));
     }
 
     V twice;
@@ -101,8 +101,8 @@ struct Sigmoid {
     C10_HOST_DEVICE V operator()(const V& g, const V& x) const {
       const V one = constant<V>(1);
       const V e = exponential(-absolute(x * alpha));
-      const V part = one / (one + e);
-      return g * (alpha * e * (part * part));
+      const V below = one + e;
+      return g * (alpha * e / (below * below));
     }
 
     V alpha;

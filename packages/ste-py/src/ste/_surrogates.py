@@ -60,14 +60,14 @@ def _swish(g: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
 
 def _tanh(g: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
     e = (-(x * (alpha * 2)).abs()).exp()
-    part = 1 / (1 + e)
-    return g * ((torch.where(alpha < 1, 1, alpha) * 4) * e * (part * part))
+    below = 1 + e
+    return g * ((torch.where(alpha < 1, 1, alpha) * 4) * e / (below * below))
 
 
 def _sigmoid(g: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
     e = (-(x * alpha).abs()).exp()
-    part = 1 / (1 + e)
-    return g * (alpha * e * (part * part))
+    below = 1 + e
+    return g * (alpha * e / (below * below))
 
 
 def _atan(g: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
