@@ -72,6 +72,43 @@ def fake_quantize_slopes(
     return steps - np.where(passes, x / scale, 0), np.where(passes, 0, -scale)
 
 
+# Bits of the mantissa, the bias, and the largest number.
+FLOAT_FORMATS = {
+    "e4m3fn": (3, 7, 448.0),
+    "e5m2": (2, 15, 57344.0),
+    "e4m3fnuz": (3, 8, 240.0),
+    "e5m2fnuz": (2, 16, 57344.0),
+    "e3m2fn": (2, 3, 28.0),
+    "e2m3fn": (3, 1, 7.5),
+    "e2m1fn": (1, 1, 6.0),
+}
+
+
+def round_to_format(scaled: Array, format: str) -> Array:
+    """The nearest number with the format's bits, of two the even one, without a largest exponent."""
+    mantissa_bits, bias, _ = FLOAT_FORMATS[format]
+    wide = scaled.astype(np.float64)
+    exponent = np.maximum(np.frexp(wide)[1] - 1, 1 - bias)
+    step = np.exp2(np.float64(exponent - mantissa_bits))
+    rounded: Array = np.where(np.isfinite(wide), np.rint(wide / step) * step, wide).astype(scaled.dtype)
+    return rounded
+
+
+def fake_quantize_float(x: Array, scale: Array, format: str, *_: Any) -> Array:
+    largest = FLOAT_FORMATS[format][2]
+    return clamp(round_to_format(x / scale, format), x.dtype.type(-largest), x.dtype.type(largest)) * scale
+
+
+def fake_quantize_float_passes(x: Array, scale: Array, format: str, *_: Any) -> Array:
+    return np.abs(round_to_format(x / scale, format)) <= FLOAT_FORMATS[format][2]
+
+
+def fake_quantize_float_slopes(x: Array, scale: Array, format: str, *_: Any) -> Sequence[Array]:
+    largest = FLOAT_FORMATS[format][2]
+    steps = clamp(round_to_format(x / scale, format), -largest, largest)  # type: ignore[arg-type]
+    return (steps - np.where(fake_quantize_float_passes(x, scale, format), x / scale, 0),)
+
+
 def sign(x: Array) -> Array:
     return np.where(x > 0, 1.0, np.where(x < 0, -1.0, 0.0))
 
@@ -227,6 +264,7 @@ TERNARY_SIGN = (
 )
 CLAMP = "x.clamp(min_val, max_val)"
 FAKE_QUANTIZE = "(((x / scale).round() + zero_point).clamp(quant_min, quant_max) - zero_point) * scale"
+FAKE_QUANTIZE_FLOAT = "round_to_format(x / scale, format).clamp(-max, max) * scale"
 PER_CHANNEL = (per_channel(-1.0, -2.0, 1.0), per_channel(3.0, 1.0))
 FULL = (full(-1.0), full(2.0))
 
@@ -281,6 +319,16 @@ OPS = [
             (full(0.5), full(-1.0), -7, 8),
             (per_channel(0.5, 0.25), per_channel(1.0, 0.0), -4, 3, 1.0, "scaled"),
         )
+    ),
+    *(
+        Op(
+            *("fake_quantize_float", FAKE_QUANTIZE_FLOAT, fake_quantize_float, arguments),
+            passes=fake_quantize_float_passes,
+            slopes=fake_quantize_float_slopes,
+            floating_only=True,
+            is_rounded=True,
+        )
+        for arguments in ((per_channel(0.5, 0.25), "e2m1fn"), (full(0.25), "e4m3fn"))
     ),
 ]
 

@@ -121,6 +121,49 @@ def function_fake_quantize(x: Tensor, *arguments: Any) -> Any:
     return FakeQuantize.apply(x, *arguments)  # type: ignore[no-untyped-call]  # so it is in torch
 
 
+def float_grid(scaled: Tensor, format: str) -> tuple[Tensor, float]:
+    """Rounded to the format, without a largest number, and the format's largest number."""
+    mantissa_bits, bias, largest = op_table.FLOAT_FORMATS[format]
+    exponent = (torch.frexp(scaled).exponent - 1).clamp(min=1 - bias)
+    step = torch.exp2((exponent - mantissa_bits).to(scaled.dtype))
+    return (scaled / step).round() * step, largest
+
+
+def idiom_fake_quantize_float(x: Tensor, scale: Tensor, format: str, *_: Any) -> Tensor:
+    scaled = x / scale
+    rounded, largest = float_grid(scaled.detach(), format)
+    y: Tensor = (scaled + (rounded - scaled).detach()).clamp(-largest, largest) * scale
+    return y
+
+
+class FakeQuantizeFloat(Function):
+    """The same, as it is written."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, scale: Tensor, format: str) -> Tensor:
+        rounded, largest = float_grid(x / scale, format)
+        return rounded.clamp(-largest, largest) * scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.format = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale = ctx.saved_tensors
+        rounded, largest = float_grid(x / scale, ctx.format)
+        inside = rounded.abs() <= largest
+        slope = rounded.clamp(-largest, largest) - torch.where(inside, x / scale, 0)
+        return torch.where(inside, g, 0), (g * slope).sum_to_size(scale.shape), None
+
+
+def function_fake_quantize_float(x: Tensor, *arguments: Any) -> Any:
+    return FakeQuantizeFloat.apply(x, *arguments)  # type: ignore[no-untyped-call]  # so it is in torch
+
+
 def function_clamp(x: Tensor, min_val: Tensor, max_val: Tensor) -> Any:
     return Clamp.apply(x, min_val, max_val)  # type: ignore[no-untyped-call]  # so it is in torch
 
@@ -160,18 +203,21 @@ IDIOM: Functions = {
     "binary_sign_ste": idiom_binary_sign,
     "tensor_clamp": torch.clamp,
     "fake_quantize": idiom_fake_quantize,
+    "fake_quantize_float": idiom_fake_quantize_float,
 }
 CLASSES: dict[str, type[Function]] = {
     **plain.CLASSES,
     "binary_sign_ste": BinarySign,
     "tensor_clamp": Clamp,
     "fake_quantize": FakeQuantize,
+    "fake_quantize_float": FakeQuantizeFloat,
 }
 FUNCTION: Functions = {
     **plain.FUNCTION,
     "binary_sign_ste": function_binary_sign,
     "tensor_clamp": function_clamp,
     "fake_quantize": function_fake_quantize,
+    "fake_quantize_float": function_fake_quantize_float,
 }
 
 

@@ -51,7 +51,7 @@ def normal(shape: Sequence[int], seed: int) -> Tensor:
 
 def gradients(name: str, x: Tensor, *arguments: Any) -> Call:
     """The backward alone, to x and to those of the arguments that get a gradient."""
-    learns = name in ("tensor_clamp", "fake_quantize")
+    learns = name in ("tensor_clamp", "fake_quantize", "fake_quantize_float")
     learned = [t for t in arguments if isinstance(t, Tensor)] if learns else []
     leaves = [t.detach().requires_grad_() for t in (x, *learned)]
     given = iter(leaves[1:])

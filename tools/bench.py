@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_calls import BOUNDS, VARIANTS, Call, bare, detached, learnable, number, per_channel, written
+from bench_calls import BOUNDS, VARIANTS, Call, bare, detached, number, per_channel, written
+from bench_grids import float_formats, learnable
 from bench_surrogates import KINDS, gradients
 from bench_system import build_seconds, import_milliseconds, library_megabytes, machine, peak_tensors, take_memory
 from subjects import IDIOM  # one of the tests, which bench_calls finds
@@ -306,6 +307,15 @@ class Bench:
             for threads in self.thread_counts:
                 yield from self.race("fake_quantize by dtype", kind, ours, **where, threads=threads)
 
+    def fake_quantize_float(self) -> Iterator[Result]:
+        """8 bits, beside integers of as many."""
+        for shape, dtype in itertools.product(self.sizes[-2:], (torch.float32, torch.bfloat16)):
+            torch.compiler.reset()  # it compiles a function no more than eight times
+            sets = [float_formats(somewhere(shape, dtype, torch.contiguous_format), self.ours) for _ in range(3)]
+            where: dict[str, Any] = {"elements": math.prod(shape), "dtype": str(dtype).removeprefix("torch.")}
+            for threads in self.thread_counts:
+                yield from self.race("fake_quantize_float", "e4m3fn", *sets, threads=threads, **where)
+
     def memory(self) -> Iterator[Result]:
         """The peak of forward and backward, in tensors of x's size."""
         for variant in VARIANTS:
@@ -394,6 +404,7 @@ class Bench:
         if self.backend == "native" and not self.peer:
             yield from self.backward_of_tensor_clamp()
             yield from self.fake_quantize()
+            yield from self.fake_quantize_float()
             yield from self.surrogates()
             yield from self.compiled()
             yield from self.growth()

@@ -116,13 +116,3 @@ class Call:
 
 def detached(call: Call) -> tuple[Any, ...]:
     return tuple(a.detach() if isinstance(a, Tensor) else a for a in call.arguments)
-
-
-def learnable(x: Tensor, scale: Tensor) -> Call:
-    """The op that torch has for it, per tensor or along the second dimension."""
-    op: Any = torch._fake_quantize_learnable_per_channel_affine
-    axis: tuple[int, ...] = (1,)
-    if scale.dim() == 0:
-        op, axis = torch._fake_quantize_learnable_per_tensor_affine, ()
-    flat = scale.detach().flatten().requires_grad_()
-    return Call(op, (x, flat, torch.zeros_like(flat), *axis, -8, 7, 1.0), inputs=2)

@@ -269,6 +269,11 @@ def main() -> None:
             "fake_quantize and backward",
         ),
         *section(
+            "`fake_quantize_float`",
+            "Forward, to e4m3fn, as a ratio to `x.clone()`; beside it `fake_quantize` to 8 bits.",
+            "fake_quantize_float",
+        ),
+        *section(
             "Surrogate gradients",
             "The backward alone, as a ratio to the product of g and x. Beside it torch's own backward of the function\n"
             "that the surrogate is the derivative of, and the formula in eager PyTorch, as others have it.",

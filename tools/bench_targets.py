@@ -204,6 +204,16 @@ TARGETS = [
         of("fake_quantize by dtype", f"{NATIVE}, bfloat16"),
     ),
     *(
+        Target(
+            "fake_quantize_float, forward: the time of fake_quantize",
+            1.25,
+            of("fake_quantize_float", NATIVE),
+            "fake_quantize",
+            threads,
+        )
+        for threads in ("one", "all")
+    ),
+    *(
         Target(f"surrogates, backward: {text}", bound, of("surrogate", NATIVE, is_one), other, threads)
         for threads in ("one", "all")
         for text, bound, is_one, other in (

@@ -26,7 +26,8 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
 
 # Neither the tests nor the tools are packages: they are found by the path that stands above.
 from bench import LIMIT, Bench  # noqa: E402
-from bench_calls import VARIANTS, Call, detached, learnable, written  # noqa: E402
+from bench_calls import VARIANTS, Call, detached, written  # noqa: E402
+from bench_grids import learnable  # noqa: E402
 from gpu_checks import synchronize  # noqa: E402
 from subjects import IDIOM  # noqa: E402
 

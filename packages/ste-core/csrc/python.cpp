@@ -211,6 +211,18 @@ struct Argument<c10::string_view> {
   }
 };
 
+template <>
+struct Argument<bool> {
+  static constexpr auto kind = c10::TypeKind::BoolType;
+  using Passed = bool;
+  static bool read(const Place& place, PythonArgument value) {
+    if (!PyBool_Check(value.ptr())) {
+      reject(place, "a bool", value);
+    }
+    return value.ptr() == Py_True;
+  }
+};
+
 // What was read, as the op is called with it.
 template <typename T>
 const T& passed(const T& argument) {
@@ -226,7 +238,7 @@ template <typename... Objects>
 bool may_be_overridden(Objects... objects) {
   const auto is_plain = [](PyTypeObject* type) {
     return THPVariable_CheckTypeExact(type) || type == &PyFloat_Type || type == &PyLong_Type ||
-           type == &PyUnicode_Type || type == Py_TYPE(Py_None);
+           type == &PyUnicode_Type || type == &PyBool_Type || type == Py_TYPE(Py_None);
   };
   return at::impl::torch_function_mode_enabled() || !(is_plain(Py_TYPE(objects.ptr())) && ...);
 }
@@ -300,7 +312,8 @@ py::object function(const std::string& name, const py::object& overridable, cons
       Caller<>, Caller<at::Tensor>, Caller<at::Scalar, at::Scalar>, Caller<at::Tensor, at::Tensor>,
       Caller<at::Scalar, c10::string_view, OptionalParameter>,
       Caller<OptionalParameter, c10::string_view, OptionalParameter>,
-      Caller<Parameter, std::optional<at::Tensor>, c10::SymInt, c10::SymInt, at::Scalar, c10::string_view>>(
+      Caller<Parameter, std::optional<at::Tensor>, c10::SymInt, c10::SymInt, at::Scalar, c10::string_view>,
+      Caller<Parameter, c10::string_view, at::Scalar, bool>>(
       op, overridable, with_symbols);
   END_HANDLE_TH_ERRORS_PYBIND
 }

@@ -5,6 +5,7 @@
 #include "../clamp/elements.h"
 #include "../rounding/elements.h"
 
+#include <limits>
 #include <type_traits>
 #include <utility>
 
@@ -24,8 +25,8 @@ C10_HOST_DEVICE inline V operator-(V v, Zero) {
   return v;
 }
 
-// A grid of integers: where it lies, and where it ends.
-template <typename V, typename ZeroPoint = V>
+// A grid of integers: where it lies, and where it ends; and what a gradient's mask tests.
+template <typename V, typename ZeroPoint = V, Inside inside = Inside::rounded>
 struct Grid {
   V scale;
   ZeroPoint zero_point;
@@ -33,9 +34,40 @@ struct Grid {
   V quant_max;
 };
 
+// The ends in the dtype that is computed in.
+template <typename W, Inside inside = Inside::rounded>
+struct EndsIn {
+  static constexpr bool has_zero_point = true;
+
+  explicit EndsIn(const Ends& ends)
+      : quant_min(static_cast<W>(ends.quant_min)), quant_max(static_cast<W>(ends.quant_max)) {}
+
+  template <typename V>
+  C10_HOST_DEVICE Grid<V, V, inside> grid(const V& scale, const V& zero_point) const {
+    return {scale, zero_point, V(quant_min), V(quant_max)};
+  }
+
+  W quant_min;
+  W quant_max;
+};
+
+// Calls the function with the grid as vectors: without a zero point where there is none, which spares its loops that
+// work.
+template <typename V, typename W, Inside inside, typename Function>
+inline void with_vectors(const Grid<W, W, inside>& grid, const Function& function) {
+  const V scale(grid.scale);
+  const V quant_min(grid.quant_min);
+  const V quant_max(grid.quant_max);
+  if (grid.zero_point == 0 && grid.scale > 0 && grid.scale <= std::numeric_limits<W>::max()) {
+    function(Grid<V, Zero, inside>{scale, {}, quant_min, quant_max});
+  } else {
+    function(Grid<V, V, inside>{scale, V(grid.zero_point), quant_min, quant_max});
+  }
+}
+
 // `scaled` is x / scale.
-template <typename V, typename ZeroPoint>
-C10_HOST_DEVICE inline V fake_quantize_scaled(V scaled, const Grid<V, ZeroPoint>& grid) {
+template <typename V, typename ZeroPoint, Inside inside>
+C10_HOST_DEVICE inline V fake_quantize_scaled(V scaled, const Grid<V, ZeroPoint, inside>& grid) {
   const V shifted = round_half_even(scaled) + grid.zero_point;
   const V result = (clamp(shifted, grid.quant_min, grid.quant_max) - grid.zero_point) * grid.scale;
   if constexpr (std::is_same_v<ZeroPoint, Zero>) {
@@ -45,8 +77,8 @@ C10_HOST_DEVICE inline V fake_quantize_scaled(V scaled, const Grid<V, ZeroPoint>
   }
 }
 
-template <typename V>
-C10_HOST_DEVICE inline V fake_quantize(V x, const Grid<V>& grid) {
+template <typename V, typename Grid>
+C10_HOST_DEVICE inline V fake_quantize(V x, const Grid& grid) {
   return fake_quantize_scaled(x / grid.scale, grid);
 }
 
@@ -61,9 +93,9 @@ struct FakeQuantizeGradient {
   V zero_point;
 };
 
-template <Inside inside, typename V, typename ZeroPoint>
+template <typename V, typename ZeroPoint, Inside inside>
 C10_HOST_DEVICE inline FakeQuantizeGradient<V> fake_quantize_backward_scaled(
-    V g, V scaled, const Grid<V, ZeroPoint>& grid) {
+    V g, V scaled, const Grid<V, ZeroPoint, inside>& grid) {
   const V shifted = round_half_even(scaled) + grid.zero_point;
   const V clamped = clamp(shifted, grid.quant_min, grid.quant_max);
   const V steps = clamped - grid.zero_point;
@@ -87,9 +119,9 @@ C10_HOST_DEVICE inline FakeQuantizeGradient<V> fake_quantize_backward_scaled(
   }
 }
 
-template <Inside inside, typename V>
-C10_HOST_DEVICE inline FakeQuantizeGradient<V> fake_quantize_backward(V g, V x, const Grid<V>& grid) {
-  return fake_quantize_backward_scaled<inside>(g, x / grid.scale, grid);
+template <typename V, typename Grid>
+C10_HOST_DEVICE inline FakeQuantizeGradient<V> fake_quantize_backward(V g, V x, const Grid& grid) {
+  return fake_quantize_backward_scaled(g, x / grid.scale, grid);
 }
 
 }  // namespace CPU_CAPABILITY

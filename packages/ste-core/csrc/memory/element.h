@@ -52,6 +52,25 @@ C10_HOST_DEVICE inline V absolute(const V& x) {
   }
 }
 
+// x, or the bound beyond which it lies. NaN stays.
+template <typename V>
+C10_HOST_DEVICE inline V at_most(V x, V bound) {
+  if constexpr (Vector<V>) {
+    return clamp_max(x, bound);
+  } else {
+    return x > bound ? bound : x;
+  }
+}
+
+template <typename V>
+C10_HOST_DEVICE inline V at_least(V x, V bound) {
+  if constexpr (Vector<V>) {
+    return clamp_min(x, bound);
+  } else {
+    return x < bound ? bound : x;
+  }
+}
+
 template <typename V>
 C10_HOST_DEVICE inline V exponential(const V& x) {
   if constexpr (Vector<V>) {

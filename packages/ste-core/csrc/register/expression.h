@@ -78,6 +78,9 @@ inline Expression logarithm(const Expression& x) {
 inline Expression select(const Expression& mask, const Expression& yes, const Expression& no) {
   return combined(yes, no, [&](const auto& a, const auto& b) { return at::where(mask.tensor(), a, b); });
 }
+inline Expression at_most(const Expression& x, const Expression& bound) {
+  return select(x > bound, bound, x);
+}
 inline Expression keep(const Expression& mask, const Expression& value) {
   return Expression(at::where(mask.tensor(), value.tensor(), 0));
 }

@@ -50,6 +50,11 @@ def check_is_string(op: str, name: str, value: object) -> None:
         raise _wrong_type(op, name, "a string", value)
 
 
+def check_is_bool(op: str, name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise _wrong_type(op, name, "a bool", value)
+
+
 def check_tensor(op: str, name: str, value: Any) -> None:
     """A Tensor of one of the supported dtypes."""
     check_is_tensor(op, name, value)

@@ -32,7 +32,7 @@ from ste._schema import Argument
 
 _library = torch.library.Library("ste", "FRAGMENT")
 _PLAIN_TENSORS = frozenset((Tensor, torch.nn.Parameter))
-_PLAIN = _PLAIN_TENSORS | {float, int, str, type(None)}
+_PLAIN = _PLAIN_TENSORS | {float, int, bool, str, type(None)}
 
 
 def eager_function(

@@ -6,14 +6,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ste._arguments import check_is_string, check_is_tensor, integer, number, tensor_parameter
+from ste._arguments import check_is_bool, check_is_string, check_is_tensor, integer, number, tensor_parameter
 
 
 class Argument(NamedTuple):
     """One argument of a schema. A parameter is a tensor that may be given as a number."""
 
     name: str
-    kind: Literal["tensor", "parameter", "optional", "optional parameter", "integer", "number", "string"]
+    kind: Literal["tensor", "parameter", "optional", "optional parameter", "integer", "number", "string", "bool"]
 
 
 def arguments_of(op: Any) -> list[Argument]:
@@ -25,7 +25,7 @@ def _kind(argument: Any) -> Any:
         return "parameter" if argument.name == "scale" else "tensor"
     if isinstance(argument.type, torch.OptionalType):
         return "optional" if argument.name == "zero_point" else "optional parameter"
-    kinds = {torch.IntType: "integer", torch.NumberType: "number"}
+    kinds = {torch.IntType: "integer", torch.NumberType: "number", torch.BoolType: "bool"}
     return kinds.get(type(argument.type), "string")
 
 
@@ -41,6 +41,8 @@ def read(op: str, arguments: Sequence[Argument], values: Sequence[Any]) -> list[
             value = (integer if kind == "integer" else number)(op, name, value)
         elif kind == "string":
             check_is_string(op, name, value)
+        elif kind == "bool":
+            check_is_bool(op, name, value)
         result.append(value)
     return result
 

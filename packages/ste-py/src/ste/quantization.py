@@ -14,16 +14,19 @@ from torch.overrides import handle_torch_function, has_torch_function
 from ste._arguments import Parameter, beside, check_is_tensor, check_quantization, end_in_dtype, integer, number
 from ste._implement import implement
 from ste._schema import Argument, read, read_by_dynamo
-from ste.autograd_ops import fake_quantize_fn
+from ste._float_format import FloatFormat
+from ste.autograd_ops import fake_quantize_float_fn, fake_quantize_fn
 from ste.ops import tensor_clamp
 from ste.ops_ste import round_ste
 
-__all__ = ["fake_quantize", "lsq_grad_scale", "quantize"]
+__all__ = ["FloatFormat", "fake_quantize", "fake_quantize_float", "lsq_grad_scale", "quantize"]
 
 if TYPE_CHECKING:
     Integer: TypeAlias = int | Tensor
+    Format: TypeAlias = str | FloatFormat
 else:  # as Parameter is
     Integer = int
+    Format = str
 
 
 def fake_quantize(
@@ -110,6 +113,85 @@ def fake_quantize(
 
 
 _fake_quantize: Callable[..., Tensor] = implement(fake_quantize, fake_quantize_fn)
+
+
+def fake_quantize_float(
+    x: Tensor,
+    scale: Parameter | None,
+    format: Format,
+    grad_scale: float = 1.0,
+    saturate: bool = True,
+    axis: int | None = None,
+) -> Tensor:
+    r"""Quantize to a floating-point format of few bits and back, with gradients to x and to the scale.
+
+    .. math::
+        r &= \operatorname{round}_{\mathit{format}}(x / s) \\
+        q &= \operatorname{clamp}(r, -\mathit{max}, \mathit{max}) \\
+        y &= q \, s
+
+    Rounding is to the nearest number that has as many bits in its mantissa as the format, and no exponent below the
+    format's (where numbers are subnormal); ties go to the number whose last bit is 0. x is divided by the scale and not
+    multiplied by its reciprocal.
+
+    With :math:`m` 1 where :math:`|r| \le \mathit{max}`, and 0 elsewhere, a gradient :math:`g` becomes
+
+    .. math::
+        \nabla_x &= g \, m \\
+        \nabla_s &= \mathit{grad\_scale} \sum g \, (q - m \, x / s)
+
+    summed to the scale's own shape. Second derivatives are 0.
+
+    float16 and bfloat16 are computed in float32 and rounded once, at the end; the sums are in float32 or wider. NaN
+    stays NaN in every format, and a zero keeps its sign. What is beyond max, infinities included, becomes max; with
+    ``saturate=False``, infinity if the format has one, else NaN. The scale's value is not checked, as in
+    :func:`ste.fake_quantize`.
+
+    Args:
+        x: Any shape; float64, float32, float16 or bfloat16.
+        scale: The scale :math:`s`, as in :func:`ste.fake_quantize`. None is 1.
+        format: ``"e4m3fn"``, ``"e5m2"``, ``"e4m3fnuz"``, ``"e5m2fnuz"``, ``"e3m2fn"``, ``"e2m3fn"`` or ``"e2m1fn"``, as
+            ml_dtypes names them, with or without ``float8_`` (or 6 or 4) in front; or a :class:`ste.FloatFormat`.
+        grad_scale: What the gradient to the scale is multiplied by.
+        saturate: Whether what is beyond max becomes max.
+        axis: As in :func:`ste.fake_quantize`.
+
+    Returns:
+        Tensor of x's shape, dtype, device and memory format.
+
+    Raises:
+        TypeError: x or scale is not a Tensor of a dtype as above; format is no string and no FloatFormat; grad_scale is
+            not a number, or saturate not a bool.
+        RuntimeError: The scale does not broadcast to x's shape, or is on another device. (Without dimensions, it may be
+            on the CPU.)
+        ValueError: format names no format; x has no such axis, or the scale does not fit along it.
+
+    Example:
+        >>> x = torch.tensor([-9.0, -0.3, 0.6, 2.4], requires_grad=True)
+        >>> y = ste.fake_quantize_float(x, None, "e2m1fn")
+        >>> y.tolist()
+        [-6.0, -0.5, 0.5, 2.0]
+        >>> y.sum().backward()
+        >>> x.grad
+        tensor([0., 1., 1., 1.])
+    """
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        if scale is None:
+            scale = torch.ones([], device=x.device)
+    else:
+        if scale is None:
+            scale = 1.0
+        if axis is not None and has_torch_function((x, scale)):
+            arguments: Any = (x, scale, format, grad_scale, saturate, axis)
+            return handle_torch_function(fake_quantize_float, arguments[:2], *arguments)
+        if isinstance(format, FloatFormat):
+            format = str(format)
+    if axis is not None:
+        scale = _along(axis, x, "fake_quantize_float", "scale", scale)  # type: ignore[arg-type]
+    return _fake_quantize_float(x, scale, format, grad_scale, saturate)
+
+
+_fake_quantize_float: Callable[..., Tensor] = implement(fake_quantize_float, fake_quantize_float_fn)
 
 
 def _along(axis: int, x: Tensor, op: str, name: str, parameter: Tensor) -> Tensor:

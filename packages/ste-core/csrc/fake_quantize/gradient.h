@@ -1,0 +1,164 @@
+// What the ops to a grid and back share: the autograd node, the tangent, and how parameters reach the kernels.
+//
+// `Settings` is all that is no tensor among an op's arguments: with `grad_scale`; `ends_in(dtype)` and
+// `second_argument(zero_point, step, dtype)`, for `Settings::BackwardKernel`; and `Settings::Slopes`, the derivatives by
+// operations of torch.
+#pragma once
+
+#include "../memory/backward.h"
+#include "../register/node.h"
+
+#include <ATen/Dispatch.h>
+#include <ATen/EmptyTensor.h>
+#include <ATen/ScalarOps.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/where.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/saved_variable.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <string>
+#include <utility>
+
+namespace ste {
+
+inline at::Tensor in_dtype(const at::Tensor& tensor, at::ScalarType dtype) {
+  return tensor.scalar_type() == dtype ? tensor : tensor.to(dtype);
+}
+
+template <typename From>
+void convert_to(const at::Tensor& to, const at::Tensor& from) {
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, to.scalar_type(), "convert_to", [&] {
+    const auto* const begin = from.const_data_ptr<From>();
+    std::transform(begin, begin + from.numel(), to.mutable_data_ptr<scalar_t>(), &c10::convert<scalar_t, From>);
+  });
+}
+
+// What the kernels take and give, in another dtype. For a few numbers `to` takes as long as all of the rest of a call.
+inline MaybeOwnedTensor converted(const at::Tensor& dense, at::ScalarType dtype) {
+  constexpr int64_t few = 1024;
+  const auto type = dense.scalar_type();
+  if (type == dtype) {
+    return MaybeOwnedTensor::borrowed(dense);
+  }
+  if (!is_floating(type) || !dense.is_cpu() || !dense.is_contiguous() || dense.numel() > few) {
+    return MaybeOwnedTensor::owned(dense.to(dtype));
+  }
+  at::Tensor result(at::detail::empty_cpu(dense.sizes(), dtype, false, at::MemoryFormat::Contiguous));
+  AT_DISPATCH_FLOATING_TYPES_AND2(
+      at::kHalf, at::kBFloat16, type, "converted", [&] { convert_to<scalar_t>(result, dense); });
+  return MaybeOwnedTensor::owned(std::move(result));
+}
+
+template <typename Settings>
+class FakeQuantizeBackward final : public torch::autograd::Node {
+ public:
+  FakeQuantizeBackward(
+      const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, const Settings& settings)
+      : x_(x, /*is_output=*/false),
+        scale_(scale, /*is_output=*/false),
+        zero_point_(zero_point, /*is_output=*/false),
+        settings_(settings) {}
+
+  torch::autograd::variable_list apply(torch::autograd::variable_list&& gradients) override {
+    using Kernel = typename Settings::BackwardKernel;
+    const auto& g = gradients[0];
+    if (!g.defined()) {
+      return torch::autograd::variable_list(3);
+    }
+    const auto x = x_.unpack();
+    const auto scale = scale_.unpack();
+    auto unpacked = zero_point_.unpack();
+    const OptionalTensor zero_point = unpacked.defined() ? OptionalTensor(std::move(unpacked)) : std::nullopt;
+    const std::array<bool, 3> needed{
+        task_should_compute_output(0), task_should_compute_output(1),
+        zero_point.has_value() && task_should_compute_output(2)};
+    if (can_run<Kernel>(g, x, scale, zero_point ? *zero_point : scale)) {
+      const auto dtype = computed_in(x);
+      const auto step = converted(scale, dtype);
+      const auto second = Settings::second_argument(zero_point, *step, dtype);
+      auto [to_x, to_scale, to_zero_point] = run_backward<Kernel>(
+          g, x, {&*step, &*second}, needed, settings_.grad_scale.toDouble(), settings_.ends_in(dtype));
+      return {
+          std::move(to_x), needed[1] ? *converted(to_scale, gradient_dtype(scale)) : at::Tensor(),
+          needed[2] ? *converted(to_zero_point, gradient_dtype(*zero_point)) : at::Tensor()};
+    }
+    const typename Settings::Slopes slopes(x, scale, zero_point, settings_);
+    const auto wide = in_dtype(g, slopes.dtype);
+    const auto to_parameter = [&](const at::Tensor& change, const at::Tensor& parameter) {
+      return (change.sum_to_size_symint(parameter.sym_sizes()) * settings_.grad_scale).to(gradient_dtype(parameter));
+    };
+    torch::autograd::variable_list result(3);
+    if (needed[0]) {
+      result[0] = at::where(slopes.is_inside, g, 0);
+    }
+    if (needed[1]) {
+      result[1] = to_parameter(wide * slopes.by_scale(zero_point, settings_.grad_scale), scale);
+    }
+    if (needed[2]) {
+      result[2] = to_parameter(wide * slopes.by_zero_point(scale, settings_.grad_scale), *zero_point);
+    }
+    return result;
+  }
+
+  std::string name() const override { return Settings::kNode; }
+
+  void release_variables() override {
+    x_.reset_data();
+    scale_.reset_data();
+    zero_point_.reset_data();
+  }
+
+ private:
+  torch::autograd::SavedVariable x_;
+  torch::autograd::SavedVariable scale_;
+  torch::autograd::SavedVariable zero_point_;
+  Settings settings_;
+};
+
+inline OptionalTensor tangent_of(const at::Tensor& tensor) {
+  const auto& tangent = tensor._fw_grad(/*level=*/0);
+  return tangent.defined() ? OptionalTensor(tangent) : std::nullopt;
+}
+
+template <typename Settings>
+at::Tensor fake_quantize_tangent(
+    const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point, const Settings& settings) {
+  const auto& grad_scale = settings.grad_scale;
+  const typename Settings::Slopes slopes(x, scale, zero_point, settings);
+  const auto zero = at::scalar_tensor(0, slopes.scaled.options());
+  const auto of_x = tangent_of(x);
+  auto sum = at::where(slopes.is_inside, of_x ? in_dtype(*of_x, slopes.dtype) : zero, zero);
+  if (const auto of_scale = tangent_of(scale)) {
+    const auto original = zero_point ? OptionalTensor(primal_of(*zero_point)) : std::nullopt;
+    sum = sum + slopes.by_scale(original, grad_scale) * (*of_scale * grad_scale);
+  }
+  if (const auto of_zero_point = zero_point ? tangent_of(*zero_point) : std::nullopt) {
+    sum = sum + slopes.by_zero_point(primal_of(scale), grad_scale) * (*of_zero_point * grad_scale);
+  }
+  return sum.to(x.scalar_type());
+}
+
+// Makes y differentiable.
+template <typename Settings>
+void record_fake_quantize(
+    const at::Tensor& y, const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point,
+    const Settings& settings) {
+  namespace autograd = torch::autograd;
+  const at::Tensor none;
+  const at::Tensor& shift = zero_point ? *zero_point : none;
+  if (autograd::compute_requires_grad(x, scale, shift)) {
+    const auto node = make_node<FakeQuantizeBackward<Settings>>(x, scale, shift, settings);
+    node->set_next_edges(autograd::collect_next_edges(x, scale, shift));
+    autograd::set_history(y, node);
+  }
+  if (autograd::isFwGradDefined(x) || autograd::isFwGradDefined(scale) || autograd::isFwGradDefined(shift)) {
+    const auto tangent = fake_quantize_tangent(x, scale, zero_point, settings);
+    y._set_fw_grad(tangent, /*level=*/0, /*is_inplace_op=*/false);
+  }
+}
+
+}  // namespace ste

@@ -1,0 +1,127 @@
+"""fake_quantize_float."""
+
+import math
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ste._arguments import (
+    check_is_bool,
+    check_is_floating,
+    check_is_string,
+    check_parameter,
+    number,
+    tensor_parameter,
+)
+from ste._float_format import FloatFormat, format_of
+from ste._grid import Grid, GridFunction
+
+__all__ = ["fake_quantize_float_fn"]
+
+
+class fake_quantize_float_fn(GridFunction):
+    """Autograd class of :func:`ste.fake_quantize_float`."""
+
+    has_zero_point = False
+
+    @staticmethod
+    def forward(
+        x: Tensor, scale: Tensor, format: str, grad_scale: torch.types.Number = 1.0, saturate: bool = True
+    ) -> Tensor:
+        arguments = fake_quantize_float_fn.checked(x, scale, format, grad_scale, saturate)
+        return fake_quantize_float_fn.grid(*arguments).values().to(x.dtype)
+
+    @staticmethod
+    def checked(x: Tensor, scale: Any, format: Any, grad_scale: Any = 1.0, saturate: Any = True) -> tuple[Any, ...]:
+        check_is_floating("fake_quantize_float", "x", x)
+        scale = tensor_parameter("fake_quantize_float", "scale", scale, x)
+        check_parameter("fake_quantize_float", "scale", scale, x)
+        check_is_string("fake_quantize_float", "format", format)
+        format_of("fake_quantize_float", format)
+        if not isinstance(grad_scale, (torch.SymInt, torch.SymFloat)):
+            number("fake_quantize_float", "grad_scale", grad_scale)
+        check_is_bool("fake_quantize_float", "saturate", saturate)
+        return x, scale, format, grad_scale, saturate
+
+    @staticmethod
+    def grid(*arguments: Any, is_traced: bool = False) -> Grid:
+        return _FloatGrid(*arguments)
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, scale: Any, format: Any, grad_scale: Any, saturate: Any) -> Any:
+        from torch.onnx import symbolic_helper
+
+        is_double = x.type().scalarType() == "Double"
+        computed, dtype = (torch.float64, 11) if is_double else (torch.float32, 1)  # as ONNX numbers them
+        of_format = _Numbers(
+            format_of("fake_quantize_float", symbolic_helper._get_const(format, "s", "format")),
+            bool(symbolic_helper._get_const(saturate, "b", "saturate")),
+            computed,
+        )
+
+        def constant(value: float) -> Any:
+            return g.op("Constant", value_t=torch.tensor(value, dtype=computed))
+
+        x_wide, scale = (g.op("Cast", value, to_i=dtype) for value in (x, scale))
+        v = g.op("Div", x_wide, scale)
+        size = g.op("Abs", v)
+        held = g.op("Where", g.op("Greater", size, constant(of_format.limit)), constant(of_format.limit), size)
+        power = constant(of_format.least)
+        for step in of_format.steps:
+            larger = g.op("Mul", power, constant(step))
+            power = g.op("Where", g.op("GreaterOrEqual", held, larger), larger, power)
+        raised = g.op("Mul", power, constant(of_format.shift))
+        rounded = g.op("Sub", g.op("Add", held, raised), raised)
+        is_over = g.op("Greater", rounded, constant(of_format.max))
+        q = g.op("Where", is_over, constant(of_format.overflow), rounded)
+        zero = constant(0.0)
+        signed = g.op("Where", g.op("Less", v, zero), g.op("Neg", q), q)
+        q = g.op("Where", g.op("Equal", q, zero), g.op("Mul", v, zero), signed)
+        return g.op("CastLike", g.op("Mul", q, scale), x)
+
+
+class _Numbers:
+    """What there is of a format, as numbers of the dtype that is computed in.
+
+    Attributes:
+        least: The smallest power of two that has all bits of the mantissa.
+        limit: A power of two beyond max.
+        steps: By powers of these from the least to the limit, each taken or not.
+        shift: Times a power of two, what has no bits below the format's as a sum with a number below twice that power.
+        overflow: What a magnitude beyond max becomes.
+    """
+
+    def __init__(self, format: FloatFormat, saturate: bool, dtype: torch.dtype) -> None:
+        self.least = format.smallest_normal
+        self.max = format.max
+        self.limit = 2.0 ** math.frexp(format.max)[1]
+        exponents = round(math.log2(self.limit / self.least))
+        self.steps = [2.0 ** (1 << k) for k in reversed(range(max(exponents, 0).bit_length()))]
+        self.shift = 2.0 ** ((52 if dtype == torch.float64 else 23) - format.mantissa_bits)
+        beyond = math.inf if format.has_infinity else math.nan
+        self.overflow = format.max if saturate else beyond
+
+
+class _FloatGrid(Grid):
+    """x on the grid of a format's numbers."""
+
+    def __init__(self, x: Tensor, scale: Tensor, format: str, grad_scale: Any, saturate: bool) -> None:
+        super().__init__(x, scale, None, grad_scale)
+        self._numbers = numbers = _Numbers(format_of("fake_quantize_float", format), saturate, self.dtype)
+        size = self.scaled.abs()
+        held = torch.where(size > numbers.limit, numbers.limit, size)
+        # The power of two within it, by comparisons: compilers, exporters and tensors that are not plain have no bits.
+        power = torch.full_like(held, numbers.least)
+        for step in numbers.steps:
+            larger = power * step
+            power = torch.where(held >= larger, larger, power)
+        raised = power * numbers.shift
+        self._rounded = (held + raised) - raised
+        q = torch.where(self._rounded > numbers.max, numbers.overflow, self._rounded)
+        self.q = torch.copysign(q, self.scaled)
+
+    @cached_property
+    def is_inside(self) -> Any:
+        return self._rounded <= self._numbers.max

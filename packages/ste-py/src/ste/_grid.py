@@ -1,0 +1,146 @@
+"""What the autograd classes share that put x on a grid and back: of integers, or of a floating-point format."""
+
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ste._arguments import beside, tensor_parameter
+from ste._function import ElementwiseFunction, may_be_differentiated, sum_to
+
+
+class GridFunction(ElementwiseFunction):
+    """A Function of x, of a scale, and of a zero point if the op has one.
+
+    Attributes:
+        has_zero_point: Whether it has.
+    """
+
+    has_zero_point: ClassVar[bool]
+
+    @staticmethod
+    def checked(*arguments: Any) -> tuple[Any, ...]:
+        """All of the op's arguments, if it takes them, with the scale as a tensor."""
+        raise NotImplementedError
+
+    @staticmethod
+    def grid(*arguments: Any, is_traced: bool = False) -> "Grid":
+        """The grid of arguments that have been checked."""
+        raise NotImplementedError
+
+    @classmethod
+    def setup_context(cls, ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, scale, *rest = inputs
+        zero_points = rest[: cls.has_zero_point]
+        ctx.rest = rest[cls.has_zero_point :]
+        scale = tensor_parameter(cls.__name__.removesuffix("_fn"), "scale", scale, x)
+        ctx.save_for_backward(x, scale, *zero_points)
+        ctx.save_for_forward(x, scale, *zero_points)
+
+    @classmethod
+    def backward(cls, ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, *rest = ctx.saved_tensors
+        grid = cls.grid(x, scale, *rest, *ctx.rest)
+        zero_point = rest[0] if rest else None
+        wide = g.to(grid.dtype)
+        needs_x, needs_scale, needs_zero_point = ctx.needs_input_grad[:3]
+        return (
+            torch.where(grid.is_inside, g, 0) if needs_x else None,
+            sum_to(scale, wide * grid.slope_to_scale(zero_point), grid.grad_scale) if needs_scale else None,
+            sum_to(zero_point, wide * grid.slope_to_zero_point(scale), grid.grad_scale)
+            if zero_point is not None and needs_zero_point
+            else None,
+            *(None, None, None, None),
+        )
+
+    @classmethod
+    def jvp(cls, ctx: Any, x_tangent: Any, scale_tangent: Any, *tangents: Any) -> Tensor:
+        x, scale, *rest = ctx.saved_tensors
+        grid = cls.grid(x, scale, *rest, *ctx.rest)
+        tangent = torch.where(grid.is_inside, 0 if x_tangent is None else x_tangent.to(grid.dtype), grid.zero)
+        if scale_tangent is not None:
+            change = beside(scale_tangent, x) * grid.grad_scale
+            tangent = tangent + grid.slope_to_scale(rest[0] if rest else None) * change
+        if rest and tangents[0] is not None:
+            change = beside(tangents[0], x) * grid.grad_scale
+            tangent = tangent + grid.slope_to_zero_point(scale) * change
+        return tangent.to(x.dtype)
+
+    @classmethod
+    def decomposition(cls, *given: Any) -> Tensor:
+        """The same values and the same gradients from operations of torch alone, at every level of every transform."""
+        arguments = cls.checked(*given)
+        x, scale, *rest = arguments
+        zero_point = rest[0] if cls.has_zero_point else None
+        grid = cls.grid(*arguments, is_traced=True)
+        y = grid.values()
+        parameters = (scale,) if zero_point is None else (scale, zero_point)
+        if may_be_differentiated(x, *parameters):
+            # Zeros, the gradient of which is the op's.
+            change = torch.where(grid.is_inside, _zero_with_gradient_to(x, grid.dtype), 0)
+            to_scale = _zero_with_gradient_to(beside(scale, x), grid.dtype) * grid.grad_scale
+            change = change + grid.slope_to_scale(zero_point) * to_scale
+            if zero_point is not None:
+                to_zero_point = _zero_with_gradient_to(beside(zero_point, x), grid.dtype) * grid.grad_scale
+                change = change + grid.slope_to_zero_point(scale.detach()) * to_zero_point
+            # The change itself is NaN where a slope is not finite. Twice subtracted, 0 keeps the sign of a zero.
+            y = y - (0 - _zero_with_gradient_to(change, grid.dtype))
+        return y.to(x.dtype)
+
+
+class Grid:
+    """x on a grid, in the dtype that it is computed in, as values that are not to be differentiated.
+
+    Attributes:
+        dtype: float64 for x of that dtype, else float32.
+        scaled: x / scale.
+        q: The integer, between the ends, or the number of the format.
+        is_inside: Whether the gradient goes to x.
+        grad_scale: What the gradients to the parameters are multiplied by.
+        zero: As a tensor.
+    """
+
+    q: Tensor
+    is_inside: Any
+
+    def __init__(self, x: Tensor, scale: Tensor, zero_point: Tensor | None, grad_scale: Any) -> None:
+        self.dtype = torch.promote_types(x.dtype, torch.float32)
+        self.scale = beside(scale.detach(), x).to(self.dtype)
+        self.zero_point = None if zero_point is None else beside(zero_point.detach(), x).to(self.dtype)
+        self.scaled = x.detach().to(self.dtype) / self.scale
+        self.grad_scale = grad_scale
+
+    @cached_property
+    def zero(self) -> Tensor:
+        return torch.zeros((), dtype=self.dtype, device=self.q.device)
+
+    def values(self) -> Tensor:
+        return self._from(self.zero_point) * self.scale
+
+    def slope_to_scale(self, zero_point: Tensor | None) -> Tensor:
+        """The derivative by the scale, which is a function of the zero point outside of the range."""
+        outside = self._from(self._with_gradient(zero_point))
+        return torch.where(self.is_inside, self._from(self.zero_point) - self.scaled, outside)
+
+    def slope_to_zero_point(self, scale: Tensor) -> Tensor:
+        """The derivative by the zero point, which is a function of the scale outside of the range."""
+        return torch.where(self.is_inside, self.zero, -self._with_gradient(scale))
+
+    def _from(self, zero_point: Tensor | None) -> Tensor:
+        return self.q if zero_point is None else self.q - zero_point
+
+    def _with_gradient(self, parameter: Any) -> Any:
+        """The parameter, to which the gradient is multiplied by grad_scale."""
+        if parameter is None:
+            return None
+        wide = beside(parameter, self.scaled).to(self.dtype)
+        if not isinstance(self.grad_scale, (torch.SymInt, torch.SymFloat)) and self.grad_scale == 1:
+            return wide
+        return wide.detach() - (0 - _zero_with_gradient_to(wide, self.dtype)) * self.grad_scale
+
+
+def _zero_with_gradient_to(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 with a derivative of 1, whatever the tensor's value is, be it NaN: of a sign that is 1 everywhere."""
+    one: Tensor = torch.ops.ste.binary_sign_ste(tensor.to(dtype), 1.0)
+    return one - 1

@@ -1,0 +1,33 @@
+"""What the ops to a grid and back are measured beside."""
+
+from typing import Any
+
+import torch
+from bench_calls import Call, number
+from subjects import IDIOM  # one of the tests, which bench_calls finds
+from torch import Tensor
+
+import ste
+
+
+def learnable(x: Tensor, scale: Tensor) -> Call:
+    """The op that torch has for it, per tensor or along the second dimension."""
+    op: Any = torch._fake_quantize_learnable_per_channel_affine
+    axis: tuple[int, ...] = (1,)
+    if scale.dim() == 0:
+        op, axis = torch._fake_quantize_learnable_per_tensor_affine, ()
+    flat = scale.detach().flatten().requires_grad_()
+    return Call(op, (x, flat, torch.zeros_like(flat), *axis, -8, 7, 1.0), inputs=2)
+
+
+def float_formats(x: Tensor, ours: str) -> dict[str, Call]:
+    """To 8 bits: of a format, and of integers."""
+    arguments = (x, number(x, 0.05))
+    composition = IDIOM["fake_quantize_float"]
+    return {
+        "clone": Call(torch.clone, (x,)),
+        ours: Call(ste.fake_quantize_float, (*arguments, "e4m3fn"), inputs=2),
+        "fake_quantize": Call(ste.fake_quantize, arguments, inputs=2),
+        "composition": Call(composition, (*arguments, "e4m3fn"), inputs=2),
+        "torch.compile": Call(torch.compile(composition), (*arguments, "e4m3fn"), inputs=2),
+    }
