@@ -165,6 +165,33 @@ for name, value, error, message in [
     CASES[f"fake_quantize: {message}"] = (error, partial(ste.fake_quantize, **arguments), message)
     if name not in ("grad_scale", "inside"):
         CASES[f"quantize: {message}"] = (error, partial(ste.quantize, **arguments), message)
+FORMATS = "e4m3fn, e5m2, e4m3fnuz, e5m2fnuz, e3m2fn, e2m3fn, e2m1fn, or a ste.FloatFormat"
+for name, value, error, message in [
+    ("x", X.long(), TypeError, "x has dtype int64; supported are float64, float32, float16 and bfloat16"),
+    ("x", [SECRET], TypeError, "x must be a Tensor, got list"),
+    ("scale", [SECRET], TypeError, "scale must be a Tensor, got list"),
+    ("scale", ONE.double(), TypeError, "scale has dtype float64, but for x of float32 it is float32"),
+    ("scale", ONE.to("meta").expand(3), RuntimeError, "scale is on meta, but x is on cpu"),
+    (
+        "scale",
+        torch.full((2,), SECRET),
+        RuntimeError,
+        f"scale of shape [2] does not broadcast to x's shape [2, 3]; {for_each_channel('scale')}",
+    ),
+    ("format", "e4m3", ValueError, f"format must be one of {FORMATS}, got e4m3"),
+    ("format", "float4_e4m3fn", ValueError, f"format must be one of {FORMATS}, got float4_e4m3fn"),
+    ("format", torch.float8_e4m3fn, TypeError, "format must be a string, got dtype"),
+    ("format", None, TypeError, "format must be a string, got NoneType"),
+    ("grad_scale", "1", TypeError, "grad_scale must be a number, got str"),
+    ("saturate", 1, TypeError, "saturate must be a bool, got int"),
+    ("saturate", None, TypeError, "saturate must be a bool, got NoneType"),
+    ("axis", 2, ValueError, "axis=2, but x has 2 dimension(s)"),
+    ("axis", 0, ValueError, "scale of shape [3] does not lie along axis 0 of x's shape [2, 3]"),
+]:
+    given: dict[str, Any] = {"x": X, "scale": ONE, "format": "e4m3fn", name: value}
+    if name == "axis":
+        given["scale"] = torch.full((3,), SECRET)
+    CASES[f"fake_quantize_float: {message}"] = (error, partial(ste.fake_quantize_float, **given), message)
 for clamp in (ste.tensor_clamp_ste, ste.tensor_clamp):
     name = clamp.__name__
     CASES |= {

@@ -82,7 +82,7 @@ def test_gradient_to_the_scale(count: int, dtype: torch.dtype, device: str) -> N
 
 def test_compiled_is_the_same(device: str) -> None:
     x = special_values(torch.float32, device)
-    for format in (*FLOAT_FORMATS, *map(str, OTHERS.values())):
+    for format in ("e2m1fn", "e5m2", str(OTHERS["e3m4"])):
         for saturate in (True, False):
 
             def function(t: Tensor, format: str = format, saturate: bool = saturate) -> Any:
@@ -132,7 +132,7 @@ def test_no_format(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=f"^FloatFormat: {message}$"):
         ste.FloatFormat(*arguments)
     own_name = "e{}m{}:bias={}:max={}".format(*arguments)
-    with pytest.raises(ValueError, match="^fake_quantize_float: format must be one of e4m3fn, "):
+    with pytest.raises(ValueError, match=r"^fake_quantize_float: format must be one of e4m3fn, "):
         fake_quantize_float(torch.zeros(3), None, own_name)
 
 

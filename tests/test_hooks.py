@@ -22,12 +22,17 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
         lambda x, scale: ste.fake_quantize(x, scale, None, -2, 1, grad_scale=0.25),
         (X, torch.tensor([2.0, 2.0, 1.0, 2.0, 2.0])),
     ),
+    "fake_quantize_float": (
+        lambda x, scale: ste.fake_quantize_float(x, scale, "e2m1fn", grad_scale=0.25),
+        (X, torch.tensor([2.0, 2.0, 1.0, 2.0, 4.0])),
+    ),
 }
 of_class: Any = ste.autograd_ops.fake_quantize_fn
 CLASSES: dict[str, Callable[..., Tensor]] = {
     "tensor_clamp": ste.autograd_ops.tensor_clamp_fn.apply,
     "fake_quantize": lambda *t: of_class.apply(*t, -2, 1, 0.25),
     "fake_quantize, no zero point": lambda *t: of_class.apply(*t, None, -2, 1, 0.25),
+    "fake_quantize_float": lambda *t: ste.autograd_ops.fake_quantize_float_fn.apply(*t, "e2m1fn", 0.25),  # type: ignore[no-untyped-call]
 }
 G = (torch.arange(X.numel()).reshape(X.shape) - 5) / 4
 EVERY_CASE = pytest.mark.parametrize("case", CASES)

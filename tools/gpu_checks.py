@@ -114,6 +114,9 @@ FUNCTIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "tensor_clamp": ste.tensor_clamp,
     "fake_quantize": lambda x, scale, zero_point: ste.fake_quantize(x, scale, zero_point, -4, 3, 0.5),
     "fake_quantize, scaled": lambda x, scale, zero_point: ste.fake_quantize(x, scale, zero_point, -4, 3, 1.0, "scaled"),
+    "fake_quantize_float": lambda x, scale, zero_point: (
+        ste.fake_quantize_float(x, scale, "e2m1fn", 0.5) + 0 * zero_point  # which it has none of
+    ),
 }
 
 

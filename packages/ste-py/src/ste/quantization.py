@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from ste._arguments import Parameter, beside, check_is_tensor, check_quantization, end_in_dtype, integer, number
+from ste._float_format import FloatFormat
 from ste._implement import implement
 from ste._schema import Argument, read, read_by_dynamo
-from ste._float_format import FloatFormat
 from ste.autograd_ops import fake_quantize_float_fn, fake_quantize_fn
 from ste.ops import tensor_clamp
 from ste.ops_ste import round_ste
