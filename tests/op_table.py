@@ -109,6 +109,10 @@ def fake_quantize_float_slopes(x: Array, scale: Array, format: str, *_: Any) -> 
     return (steps - np.where(fake_quantize_float_passes(x, scale, format), x / scale, 0),)
 
 
+def round_at_random(x: Array, random: Array) -> Array:
+    return np.where(random < x - np.floor(x), np.floor(x) + 1, np.floor(x))
+
+
 def sign(x: Array) -> Array:
     return np.where(x > 0, 1.0, np.where(x < 0, -1.0, 0.0))
 
@@ -273,6 +277,13 @@ OPS = [
     Op("ceil_ste", "x.ceil()", np.ceil),
     Op("floor_ste", "x.floor()", np.floor),
     Op("trunc_ste", "x.trunc()", np.trunc, onnx_keeps_sign_of_zero=False),  # torch exports sign(x) * floor(abs(x))
+    Op(
+        *("stochastic_round_ste", "torch.where(random < x - x.floor(), x.floor() + 1, x.floor())", round_at_random),
+        (full(0.25),),
+        floating_only=True,
+        onnx_keeps_sign_of_zero=False,  # Where is a sum in ONNX Runtime
+        broadcasts=False,
+    ),
     # Surrogates with another gradient: test_surrogates.
     Op(
         *("binary_sign_ste", BINARY_SIGN, lambda x, low, *_: np.where(x >= 0, 1.0, low)),

@@ -34,6 +34,11 @@ at::Tensor trunc_ste(const at::Tensor& x) {
   return op.call(x);
 }
 
+at::Tensor stochastic_round_ste(const at::Tensor& x, const at::Tensor& random) {
+  static const auto op = find<const at::Tensor&, const at::Tensor&>("ste::stochastic_round_ste");
+  return op.call(x, random);
+}
+
 at::Tensor binary_sign_ste(
     const at::Tensor& x, const at::Scalar& low, c10::string_view surrogate, const std::optional<at::Tensor>& alpha) {
   static const auto op = find<const at::Tensor&, const at::Scalar&, c10::string_view, const std::optional<at::Tensor>&>(

@@ -1,4 +1,4 @@
-// A backward of any strides, block by block.
+// What takes any strides, block by block: a backward, and a forward of two tensors.
 //
 // Compiled as vectors.h is.
 #pragma once
@@ -113,6 +113,29 @@ class BlockWriter {
   double total_ = 0;
   std::array<W, kBlock> block_;
 };
+
+// y = function(x, argument), of vectors of what is computed in, in which the argument is.
+template <typename T, typename Function>
+void with_argument(
+    char* const* data, const int64_t* strides, int64_t size0, int64_t size1, const Function& function) {
+  using W = at::opmath_type<T>;
+  for (int64_t row = 0; row < size1; ++row) {
+    BlockWriter<T> y(Output::store, data[0] + row * strides[3], strides[0]);
+    BlockReader<T> x(data[1] + row * strides[4], strides[1], size0);
+    BlockReader<W> argument(data[2] + row * strides[5], strides[2], size0);
+    for (int64_t i = 0; i < size0; i += kBlock) {
+      const int64_t count = std::min(kBlock, size0 - i);
+      const W* const xs = x.block(i, count);
+      const W* const arguments = argument.block(i, count);
+      W* const ys = y.block(i);
+      for_vectors<W>(0, count, [&](int64_t k, auto size) {
+        const auto result = function(load_vector(xs + k, size), load_vector(arguments + k, size));
+        store<W>(result, reinterpret_cast<char*>(ys), k, size);
+      });
+      y.flush(i, count);
+    }
+  }
+}
 
 // `block(to_x, to_first, to_second, g, x, first, second, count)` computes the gradients to x, of dtype T, and to two
 // arguments of dtype A.

@@ -2,13 +2,11 @@
 #pragma once
 
 #include "cuda_along.cuh"
+#include "cuda_iterator.cuh"
 
-#include <ATen/TensorIterator.h>
 #include <ATen/cuda/CUDAContext.h>
 #include <ATen/ops/empty_like.h>
 #include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <ATen/native/cuda/Loops.cuh>
 
 #include <cstdint>
 
@@ -75,14 +73,7 @@ at::Tensor forward(const at::Tensor& x, const Arguments<2>& arguments, const Fun
     launch(y, x, arguments, *dense, function);
     return y;
   }
-  auto iterator = at::TensorIteratorConfig()
-                      .check_all_same_dtype(false)
-                      .declare_static_dtype(x.scalar_type())
-                      .add_owned_output(at::Tensor())
-                      .add_borrowed_const_input(x)
-                      .add_borrowed_const_input(*arguments[0])
-                      .add_borrowed_const_input(*arguments[1])
-                      .build();
+  auto iterator = iterator_of(x, *arguments[0], *arguments[1]);
   at::native::gpu_kernel_nocast(iterator, function);
   return iterator.output();
 }

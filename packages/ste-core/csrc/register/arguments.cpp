@@ -121,6 +121,16 @@ void check_fits(const char* op, const char* name, const at::Tensor& parameter, c
       " does not broadcast to x's shape ", x.sym_sizes(), hint(name, parameter, x));
 }
 
+void check_parameter_dtype(
+    const char* op, const char* name, const at::Tensor& parameter, const at::Tensor& x, bool may_be_integer) {
+  const auto dtype = parameter.scalar_type();
+  const bool is_integer = is_supported(dtype) && !is_floating(dtype);
+  TORCH_CHECK_TYPE(
+      dtype == x.scalar_type() || dtype == at::kFloat || (may_be_integer && is_integer), op, ": ", name, " has dtype ",
+      dtype_name(dtype), ", but for x of ", dtype_name(x.scalar_type()), " it is ", dtype_name(x.scalar_type()),
+      x.scalar_type() == at::kFloat ? "" : " or float32", may_be_integer ? " or an integer dtype" : "");
+}
+
 }  // namespace
 
 void check_dtype(const char* op, const char* name, const at::Tensor& tensor) {
@@ -131,13 +141,17 @@ void check_dtype(const char* op, const char* name, const at::Tensor& tensor) {
 
 void check_parameter(
     const char* op, const char* name, const at::Tensor& parameter, const at::Tensor& x, bool may_be_integer) {
-  const auto dtype = parameter.scalar_type();
-  const bool is_integer = is_supported(dtype) && !is_floating(dtype);
-  TORCH_CHECK_TYPE(
-      dtype == x.scalar_type() || dtype == at::kFloat || (may_be_integer && is_integer), op, ": ", name, " has dtype ",
-      dtype_name(dtype), ", but for x of ", dtype_name(x.scalar_type()), " it is ", dtype_name(x.scalar_type()),
-      x.scalar_type() == at::kFloat ? "" : " or float32", may_be_integer ? " or an integer dtype" : "");
+  check_parameter_dtype(op, name, parameter, x, may_be_integer);
   check_fits(op, name, parameter, x);
+}
+
+void check_beside(const char* op, const char* name, const at::Tensor& tensor, const at::Tensor& x) {
+  check_parameter_dtype(op, name, tensor, x, /*may_be_integer=*/false);
+  TORCH_CHECK(
+      tensor.device() == x.device(), op, ": ", name, " is on ", tensor.device(), ", but x is on ", x.device());
+  TORCH_CHECK(
+      tensor.sym_sizes() == x.sym_sizes(), op, ": ", name, " has shape ", tensor.sym_sizes(), ", but x has shape ",
+      x.sym_sizes());
 }
 
 void check_is_floating(const char* op, const char* name, const at::Tensor& tensor) {

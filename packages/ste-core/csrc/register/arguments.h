@@ -51,6 +51,9 @@ void check_is_floating(const char* op, const char* name, const at::Tensor& tenso
 void check_parameter(
     const char* op, const char* name, const at::Tensor& parameter, const at::Tensor& x, bool may_be_integer);
 
+// A tensor of x's dtype or float32, and of x's shape.
+void check_beside(const char* op, const char* name, const at::Tensor& tensor, const at::Tensor& x);
+
 // hard is floating, integer or boolean, and soft floating, of hard's shape and beside it.
 void check_hard_and_soft(const char* op, const at::Tensor& hard, const at::Tensor& soft);
 

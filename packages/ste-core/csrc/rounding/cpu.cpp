@@ -1,6 +1,7 @@
 #include "elements.h"
 #include "kernels.h"
 
+#include "../memory/blocks.h"
 #include "../memory/vectors.h"
 
 #include <cmath>
@@ -52,6 +53,13 @@ void to_integer(char* const* data, const int64_t* strides, int64_t size0, int64_
   }
 }
 
+template <typename T>
+void stochastic_round(char* const* data, const int64_t* strides, int64_t size0, int64_t size1) {
+  with_argument<T>(data, strides, size0, size1, [](const auto& x, const auto& random) {
+    return element::round_at_random(x, random);
+  });
+}
+
 }  // namespace
 }  // namespace CPU_CAPABILITY
 }  // namespace ste::cpu
@@ -60,5 +68,9 @@ namespace ste {
 
 constinit const ToIntegerKernel::Loops ToIntegerKernel::CPU_CAPABILITY = cpu::loop_table<ToIntegerKernel::Loops>(
     cpu::Types<double, float>(), []<typename T>() { return &cpu::to_integer<T>; });
+
+constinit const StochasticRoundKernel::Loops StochasticRoundKernel::CPU_CAPABILITY =
+    cpu::loop_table<StochasticRoundKernel::Loops>(
+        cpu::FloatingTypes(), []<typename T>() { return &cpu::stochastic_round<T>; });
 
 }  // namespace ste

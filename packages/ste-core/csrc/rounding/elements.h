@@ -18,5 +18,21 @@ inline V round_half_even(V x) {
   return x.round();
 }
 
+template <typename V>
+C10_HOST_DEVICE inline V round_below(V x) {
+  if constexpr (Vector<V>) {
+    return x.floor();
+  } else {
+    return std::floor(x);
+  }
+}
+
+// The integer below x, or the next one where a number from 0 to 1 is less than the distance of x from it.
+template <typename V>
+C10_HOST_DEVICE inline V round_at_random(V x, V random) {
+  const V below = round_below(x);
+  return select(random < x - below, below + V(1), below);
+}
+
 }  // namespace CPU_CAPABILITY
 }  // namespace ste::element

@@ -12,4 +12,10 @@ struct ToIntegerKernel : Forward<0, Integer> {
   static const Loops DEFAULT, AVX2, AVX512;
 };
 
+// The argument is a number from 0 to 1 for each element, in float, or in double where x is.
+struct StochasticRoundKernel : Forward<1> {
+  static const Loops DEFAULT, AVX2, AVX512;
+  static Cuda cuda;
+};
+
 }  // namespace ste

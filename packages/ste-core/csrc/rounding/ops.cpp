@@ -1,16 +1,21 @@
-// round_ste, ceil_ste, floor_ste and trunc_ste.
+// round_ste, ceil_ste, floor_ste, trunc_ste and stochastic_round_ste.
 #include "kernels.h"
 
 #include "../memory/forward.h"
 #include "../register/op.h"
 #include "../register/straight_through.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/ceil.h>
 #include <ATen/ops/floor.h>
 #include <ATen/ops/round.h>
 #include <ATen/ops/trunc.h>
+#include <ATen/ops/where.h>
 
 namespace ste {
+
+constinit StochasticRoundKernel::Cuda StochasticRoundKernel::cuda = nullptr;
+
 namespace {
 
 at::Tensor round(const at::Tensor& x) {
@@ -36,6 +41,30 @@ at::Tensor to_integer(const at::Tensor& x) {
   return has_kernel<ToIntegerKernel>(x) ? run_forward<ToIntegerKernel>(x, {}, which) : composite(x);
 }
 
+at::Tensor stochastic_round(const at::Tensor& x, const at::Tensor& random) {
+  const auto dtype = computed_in(x);
+  const auto wide = x.to(dtype);
+  const auto below = at::floor(wide);
+  return at::where(random.to(dtype).lt(wide - below), below + 1, below).to(x.scalar_type());
+}
+
+at::Tensor stochastic_round_eager(const at::Tensor& x, const at::Tensor& random) {
+  if (!has_kernel<StochasticRoundKernel>(x, random)) {
+    return stochastic_round(x, random);
+  }
+  const auto wide = random.to(computed_in(x));
+  return run_forward<StochasticRoundKernel>(x, {&wide});
+}
+
+struct StochasticGradient : StraightThrough {
+  static constexpr bool takes_one_shape = true;
+
+  static void check(const char* op, const at::Tensor& x, const at::Tensor& random) {
+    check_is_floating(op, "x", x);
+    check_beside(op, "random", random, x);
+  }
+};
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(ste, library) {
@@ -43,6 +72,8 @@ TORCH_LIBRARY_FRAGMENT(ste, library) {
   Op<StraightThrough, ceil, to_integer<ceil, Integer::above>>::define(library, "ceil_ste(Tensor x) -> Tensor");
   Op<StraightThrough, floor, to_integer<floor, Integer::below>>::define(library, "floor_ste(Tensor x) -> Tensor");
   Op<StraightThrough, trunc, to_integer<trunc, Integer::toward_zero>>::define(library, "trunc_ste(Tensor x) -> Tensor");
+  Op<StochasticGradient, stochastic_round, stochastic_round_eager>::define(
+      library, "stochastic_round_ste(Tensor x, Tensor random) -> Tensor");
 }
 
 }  // namespace ste

@@ -65,23 +65,9 @@ void ternary_sign(char* const* data, const int64_t* strides, int64_t size0, int6
 
 template <typename T>
 void ternary_threshold(char* const* data, const int64_t* strides, int64_t size0, int64_t size1) {
-  using W = at::opmath_type<T>;
-  for (int64_t row = 0; row < size1; ++row) {
-    BlockWriter<T> y(Output::store, data[0] + row * strides[3], strides[0]);
-    BlockReader<T> x(data[1] + row * strides[4], strides[1], size0);
-    BlockReader<W> threshold(data[2] + row * strides[5], strides[2], size0);
-    for (int64_t i = 0; i < size0; i += kBlock) {
-      const int64_t count = std::min(kBlock, size0 - i);
-      const W* const xs = x.block(i, count);
-      const W* const thresholds = threshold.block(i, count);
-      W* const ys = y.block(i);
-      for_vectors<W>(0, count, [&](int64_t k, auto size) {
-        const auto sign = element::ternary_sign(load_vector(xs + k, size), load_vector(thresholds + k, size));
-        store<W>(sign, reinterpret_cast<char*>(ys), k, size);
-      });
-      y.flush(i, count);
-    }
-  }
+  with_argument<T>(data, strides, size0, size1, [](const auto& x, const auto& threshold) {
+    return element::ternary_sign(x, threshold);
+  });
 }
 
 // A surrogate of vectors of W, which computes in W, or of floats in double.

@@ -2,12 +2,10 @@
 #include "kernels.h"
 #include "surrogates.h"
 
+#include "../memory/cuda_iterator.cuh"
+
 #include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
-#include <ATen/TensorIterator.h>
-#include <ATen/core/Tensor.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <ATen/native/cuda/Loops.cuh>
 
 #include <type_traits>
 
@@ -25,23 +23,13 @@ T in_dtype(const Number& number) {
 
 at::Tensor binary_sign(const at::Tensor& x, const Arguments<0>& /*arguments*/, const Number& low) {
   const c10::cuda::CUDAGuard guard(x.device());
-  auto iterator = at::TensorIteratorConfig().add_owned_output(at::Tensor()).add_borrowed_const_input(x).build();
+  auto iterator = iterator_of(x);
   AT_DISPATCH_ALL_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "binary_sign", [&] {
     const auto below = in_dtype<scalar_t>(low);
     at::native::gpu_kernel_nocast(
         iterator, [below] GPU_LAMBDA(scalar_t value) -> scalar_t { return element::binary_sign(value, below); });
   });
   return iterator.output();
-}
-
-// The result is of x's dtype, whatever that of the others is.
-template <typename... Tensors>
-at::TensorIterator iterator_of(const at::Tensor& x, const Tensors&... others) {
-  at::TensorIteratorConfig config;
-  config.check_all_same_dtype(false).declare_static_dtype(x.scalar_type());
-  config.add_owned_output(at::Tensor()).add_borrowed_const_input(x);
-  (config.add_borrowed_const_input(others), ...);
-  return config.build();
 }
 
 at::Tensor ternary_threshold(const at::Tensor& x, const Arguments<1>& arguments) {

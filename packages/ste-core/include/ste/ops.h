@@ -35,6 +35,10 @@ STE_API at::Tensor floor_ste(const at::Tensor& x);
 /// The next integer toward zero. The gradient passes unchanged.
 STE_API at::Tensor trunc_ste(const at::Tensor& x);
 
+/// The integer below, or the next one where `random`, of x's shape and from 0 to 1, is less than the distance from it: so
+/// that the expected value is x. The gradient passes unchanged to x, and not to `random`.
+STE_API at::Tensor stochastic_round_ste(const at::Tensor& x, const at::Tensor& random);
+
 /// 1 where x >= 0, and `low` elsewhere. The gradient passes unchanged, or is multiplied by a surrogate, the derivative
 /// of a function that is smooth where the sign has a jump: "clipped", "polynomial", "swish", "tanh", "sigmoid", "atan",
 /// "fast_sigmoid", "triangle", "gaussian" or "reste". `alpha`, which is theirs, broadcasts to x's shape and has no

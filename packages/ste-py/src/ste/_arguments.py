@@ -172,13 +172,26 @@ def tensor_parameter(op: str, name: str, value: Any, x: Tensor) -> Any:
 
 def check_parameter(op: str, name: str, parameter: Any, x: Tensor, *, may_be_integer: bool = False) -> None:
     """A parameter is of x's dtype or float32, or may be an integer, and lies as bounds do."""
+    _check_parameter_dtype(op, name, parameter, x, may_be_integer=may_be_integer)
+    _check_fits(op, name, parameter, x)
+
+
+def check_beside(op: str, name: str, tensor: Any, x: Tensor) -> None:
+    """A tensor of x's dtype or float32, and of x's shape."""
+    _check_parameter_dtype(op, name, tensor, x, may_be_integer=False)
+    if tensor.device != x.device:
+        raise RuntimeError(f"{op}: {name} is on {tensor.device}, but x is on {x.device}")
+    if tensor.shape != x.shape:
+        raise RuntimeError(f"{op}: {name} has shape {list(tensor.shape)}, but x has shape {list(x.shape)}")
+
+
+def _check_parameter_dtype(op: str, name: str, parameter: Any, x: Tensor, *, may_be_integer: bool) -> None:
     check_is_tensor(op, name, parameter)
     dtype = parameter.dtype
     if dtype not in (x.dtype, torch.float32) and not (may_be_integer and dtype in _INTEGER):
         others = ["an integer dtype"] if may_be_integer else []
         allowed = " or ".join(dict.fromkeys((_name(x.dtype), "float32", *others)))
         raise TypeError(f"{op}: {name} has dtype {_name(dtype)}, but for x of {_name(x.dtype)} it is {allowed}")
-    _check_fits(op, name, parameter, x)
 
 
 def _check_fits(op: str, name: str, parameter: Tensor, x: Tensor) -> None:

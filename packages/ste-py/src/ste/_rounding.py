@@ -1,14 +1,16 @@
-"""The rounding ops: round_ste, ceil_ste, floor_ste and trunc_ste."""
+"""The rounding ops: round_ste, ceil_ste, floor_ste, trunc_ste and stochastic_round_ste."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ste._arguments import checked
+from ste._arguments import check_beside, check_is_floating, checked
+from ste._batching import logical, with_batch
 from ste._function import StraightThrough
 
-__all__ = ["ceil_ste_fn", "floor_ste_fn", "round_ste_fn", "trunc_ste_fn"]
+__all__ = ["ceil_ste_fn", "floor_ste_fn", "round_ste_fn", "stochastic_round_ste_fn", "trunc_ste_fn"]
 
 
 class round_ste_fn(StraightThrough):
@@ -57,3 +59,32 @@ class trunc_ste_fn(StraightThrough):
     @staticmethod
     def symbolic(g: Any, x: Any) -> Any:
         return g.op("Mul", g.op("Floor", g.op("Abs", x)), g.op("Sign", x))
+
+
+class stochastic_round_ste_fn(StraightThrough):
+    """Autograd class of :func:`ste.stochastic_round_ste`."""
+
+    @staticmethod
+    def forward(x: Tensor, random: Tensor) -> Tensor:
+        check_is_floating("stochastic_round_ste", "x", x)
+        check_beside("stochastic_round_ste", "random", random, x)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        wide = x.to(dtype)
+        below = wide.floor()
+        return torch.where(random.to(dtype) < wide - below, below + 1, below).to(x.dtype)
+
+    @classmethod
+    def batched(cls, batch_size: int, in_dims: Sequence[int | None], args: Sequence[Any]) -> list[Any]:
+        x, random = (logical(arg, dim) for arg, dim in zip(args, in_dims))
+        check_is_floating("stochastic_round_ste", "x", x)
+        check_beside("stochastic_round_ste", "random", random, x)
+        return [with_batch(arg, dim, batch_size) for arg, dim in zip(args, in_dims)]
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, random: Any) -> Any:
+        dtype = 11 if x.type().scalarType() == "Double" else 1  # as ONNX numbers them
+        wide, random = (g.op("Cast", value, to_i=dtype) for value in (x, random))
+        below = g.op("Floor", wide)
+        above = g.op("Add", below, g.op("CastLike", g.op("Constant", value_t=torch.tensor(1.0)), below))
+        is_above = g.op("Less", random, g.op("Sub", wide, below))
+        return g.op("CastLike", g.op("Where", is_above, above, below), x)

@@ -13,9 +13,11 @@ Reference: Y. Bengio, N. Leonard, A. Courville, "Estimating or Propagating Gradi
 Conditional Computation", 2013, arXiv:1308.3432.
 """
 
+import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
-from ste._arguments import Parameter
+from ste._arguments import Parameter, check_is_floating
 from ste._implement import implement
 from ste.autograd_ops import (
     binary_sign_ste_fn,
@@ -23,6 +25,7 @@ from ste.autograd_ops import (
     floor_ste_fn,
     round_ste_fn,
     scalar_clamp_ste_fn,
+    stochastic_round_ste_fn,
     straight_through_fn,
     tensor_clamp_ste_fn,
     ternary_sign_ste_fn,
@@ -35,6 +38,7 @@ __all__ = [
     "floor_ste",
     "round_ste",
     "scalar_clamp_ste",
+    "stochastic_round_ste",
     "straight_through",
     "tensor_clamp_ste",
     "ternary_sign_ste",
@@ -359,6 +363,62 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     return _straight_through(hard, soft)
 
 
+def stochastic_round_ste(
+    x: Tensor, random: Tensor | None = None, generator: torch.Generator | None = None
+) -> Tensor:
+    r"""Round down or up at random, such that the expected value is x, with a straight-through gradient.
+
+    .. math:: y = \begin{cases} \lfloor x \rfloor + 1 & \mathit{random} < x - \lfloor x \rfloor \\
+                  \lfloor x \rfloor & \text{otherwise} \end{cases}
+              \qquad \frac{\partial y}{\partial x} = 1
+
+    A number is rounded up with the probability of its distance from the integer below: small updates are not lost, as
+    they are where each is rounded to the nearest. Integers, NaN and infinities are kept. float16 and bfloat16 are
+    computed in float32.
+
+    With ``random`` given, the op is a function like any other: the same for the same arguments in eager mode, compiled,
+    exported, under vmap and on both backends.
+
+    Args:
+        x: Any shape; float64, float32, float16 or bfloat16.
+        random: Numbers from 0 to 1, 1 excluded, of x's shape, in x's dtype or float32. It gets no gradient. None draws
+            them: in float32, or in float64 for x of that dtype.
+        generator: What draws them; None is the default generator of x's device.
+
+    Returns:
+        Tensor of x's shape, dtype, device and memory format.
+
+    Raises:
+        TypeError: x or random is not a Tensor of a dtype as above.
+        RuntimeError: random has another shape than x, or is on another device.
+
+    References:
+        S. Gupta et al., "Deep Learning with Limited Numerical Precision", 2015, arXiv:1502.02551.
+
+    Example:
+        >>> x = torch.tensor([0.25, 0.25, -0.5, 3.0], requires_grad=True)
+        >>> y = ste.stochastic_round_ste(x, torch.tensor([0.1, 0.6, 0.4, 0.0]))
+        >>> y.tolist()
+        [1.0, 0.0, 0.0, 3.0]
+        >>> y.sum().backward()
+        >>> x.grad
+        tensor([1., 1., 1., 1.])
+        >>> abs(ste.stochastic_round_ste(torch.full((100_000,), 0.25)).mean().item() - 0.25) < 0.01
+        True
+    """
+    if random is None:
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            if has_torch_function((x,)):
+                return handle_torch_function(stochastic_round_ste, (x,), x, random, generator)
+            check_is_floating("stochastic_round_ste", "x", x)
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        if generator is None:
+            random = torch.rand_like(x, dtype=dtype)
+        else:
+            random = torch.empty_like(x, dtype=dtype).uniform_(0.0, 1.0, generator=generator)
+    return _stochastic_round_ste(x, random)
+
+
 _round_ste = implement(round_ste, round_ste_fn)
 _ceil_ste = implement(ceil_ste, ceil_ste_fn)
 _floor_ste = implement(floor_ste, floor_ste_fn)
@@ -366,5 +426,6 @@ _trunc_ste = implement(trunc_ste, trunc_ste_fn)
 _binary_sign_ste = implement(binary_sign_ste, binary_sign_ste_fn)
 _ternary_sign_ste = implement(ternary_sign_ste, ternary_sign_ste_fn)
 _scalar_clamp_ste = implement(scalar_clamp_ste, scalar_clamp_ste_fn)
+_stochastic_round_ste = implement(stochastic_round_ste, stochastic_round_ste_fn)
 _straight_through = implement(straight_through, straight_through_fn)
 _tensor_clamp_ste = implement(tensor_clamp_ste, tensor_clamp_ste_fn)
