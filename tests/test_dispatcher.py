@@ -47,8 +47,8 @@ def test_the_schema_is_that_of_the_python_backend(op: Op) -> None:
     schema = re.sub(r"(=\d+\.)0\b", r"\1", f"ste::{op.name}{inferred}")
     assert str(op.overload._schema) == schema
     names = [argument.name for argument in op.overload._schema.arguments]
-    # By the axis the function brings the parameters into shape, above the op.
-    assert names == [name for name in inspect.signature(op.public).parameters if name != "axis"]
+    # Above the op, the function brings the parameters into shape along an axis, and draws numbers.
+    assert names == [name for name in inspect.signature(op.public).parameters if name not in ("axis", "generator")]
     assert torch.Tag.pointwise in op.overload.tags
 
 
@@ -56,8 +56,8 @@ def test_every_op_is_in_the_table() -> None:
     registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("ste::")}
     assert registered == {f"ste::{op.name}" for op in DISTINCT_OPS}
     public = [*ste.ops_ste.__all__, *ste.ops.__all__, *ste.quantization.__all__]
-    composed = {"max_int", "max_uint", "min_int", "quantize", "lsq_grad_scale"}
-    functions = set(public) - composed
+    others = {"max_int", "max_uint", "min_int", "quantize", "lsq_grad_scale", "FloatFormat"}
+    functions = set(public) - others
     assert functions == {op.name for op in DISTINCT_OPS}
     assert {f"{op.name}_fn" for op in DISTINCT_OPS} == set(ste.autograd_ops.__all__)
 

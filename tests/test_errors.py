@@ -166,7 +166,7 @@ for name, value, error, message in [
     if name not in ("grad_scale", "inside"):
         CASES[f"quantize: {message}"] = (error, partial(ste.quantize, **arguments), message)
 FORMATS = "e4m3fn, e5m2, e4m3fnuz, e5m2fnuz, e3m2fn, e2m3fn, e2m1fn, or a ste.FloatFormat"
-for name, value, error, message in [
+for name, wrong, error, message in [
     ("x", X.long(), TypeError, "x has dtype int64; supported are float64, float32, float16 and bfloat16"),
     ("x", [SECRET], TypeError, "x must be a Tensor, got list"),
     ("scale", [SECRET], TypeError, "scale must be a Tensor, got list"),
@@ -188,7 +188,7 @@ for name, value, error, message in [
     ("axis", 2, ValueError, "axis=2, but x has 2 dimension(s)"),
     ("axis", 0, ValueError, "scale of shape [3] does not lie along axis 0 of x's shape [2, 3]"),
 ]:
-    given: dict[str, Any] = {"x": X, "scale": ONE, "format": "e4m3fn", name: value}
+    given: dict[str, Any] = {"x": X, "scale": ONE, "format": "e4m3fn", name: wrong}
     if name == "axis":
         given["scale"] = torch.full((3,), SECRET)
     CASES[f"fake_quantize_float: {message}"] = (error, partial(ste.fake_quantize_float, **given), message)

@@ -72,7 +72,7 @@ def check_standard(model: onnx.ModelProto) -> None:
     assert not model.functions
 
 
-@row("`export(dynamo=True)`: standard operators, the same bits in ONNX Runtime (but for a zero's sign, in two ops)")
+@row("`export(dynamo=True)`: standard operators, the same bits in ONNX Runtime (but for a zero's sign, in four ops)")
 @EVERY_OP
 @pytest.mark.parametrize(
     "dtype",

@@ -136,7 +136,8 @@ def test_over_bounds(op: Op, in_dims: tuple[int | None, ...]) -> None:
 def test_over_tensors_of_one_shape(op: Op, in_dims: tuple[int | None, int | None]) -> None:
     other = torch.stack([X + 1, -X])
     batched = [t[0] if dim is None else t.movedim(0, dim) for t, dim in zip((ROWS[:2], other), in_dims)]
-    expected = other if in_dims[1] is not None else other[:1].expand(2, 4)
+    pairs = zip(*(t[:1].expand(2, 4) if dim is None else t for t, dim in zip((ROWS[:2], other), in_dims)))
+    expected = torch.stack([op.function(*pair) for pair in pairs])
     assert torch.equal(vmap(op.function, in_dims)(*batched), expected)
     gradients = vmap(grad(lambda x, y: (op.function(x, y) ** 2).sum()), in_dims)(*batched)
     assert torch.equal(gradients, 2 * expected)

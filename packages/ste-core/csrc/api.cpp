@@ -87,8 +87,8 @@ at::Tensor fake_quantize(
 at::Tensor fake_quantize_float(
     const at::Tensor& x, const at::Tensor& scale, c10::string_view format, const at::Scalar& grad_scale,
     bool saturate) {
-  static const auto op = find<const at::Tensor&, const at::Tensor&, c10::string_view, const at::Scalar&, bool>(
-      "ste::fake_quantize_float");
+  static const auto op =
+      find<const at::Tensor&, const at::Tensor&, c10::string_view, const at::Scalar&, bool>("ste::fake_quantize_float");
   return op.call(x, scale, format, grad_scale, saturate);
 }
 

@@ -1,8 +1,8 @@
 // What the ops to a grid and back share: the autograd node, the tangent, and how parameters reach the kernels.
 //
 // `Settings` is all that is no tensor among an op's arguments: with `grad_scale`; `ends_in(dtype)` and
-// `second_argument(zero_point, step, dtype)`, for `Settings::BackwardKernel`; and `Settings::Slopes`, the derivatives by
-// operations of torch.
+// `second_argument(zero_point, step, dtype)`, for `Settings::BackwardKernel`; and `Settings::Slopes`, the derivatives
+// by operations of torch.
 #pragma once
 
 #include "../memory/backward.h"

@@ -1,5 +1,5 @@
-// The loops of x on a grid, whatever kind of grid that is: `Ends` are what all of its grids have in common, in the dtype
-// that is computed in, and `ends.grid(scale, zero_point)` is one of them, of numbers or of vectors.
+// The loops of x on a grid, whatever kind of grid that is: `Ends` are what all of its grids have in common, in the
+// dtype that is computed in, and `ends.grid(scale, zero_point)` is one of them, of numbers or of vectors.
 //
 // Compiled as vectors.h is.
 #pragma once

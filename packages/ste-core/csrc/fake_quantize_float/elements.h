@@ -64,8 +64,8 @@ inline void with_vectors(const FloatGrid<W>& grid, const Function& function) {
   }
 }
 
-// The largest power of two that is no more than a number from 0 to the limit, or the least where that is more. (The bits
-// of an infinity are those of the exponent.)
+// The largest power of two that is no more than a number from 0 to the limit, or the least where that is more. (The
+// bits of an infinity are those of the exponent.)
 template <typename V>
 C10_HOST_DEVICE C10_ALWAYS_INLINE V power_within(V x, V least, V /*limit*/) {
   const V infinity = constant<V>(std::numeric_limits<double>::infinity());

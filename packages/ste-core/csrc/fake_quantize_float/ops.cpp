@@ -8,8 +8,8 @@
 #include "../register/expression.h"
 #include "../register/op.h"
 
-#include <ATen/ops/copysign.h>
 #include <ATen/ops/full_like.h>
+#include <ATen/ops/where.h>
 
 #include <cmath>
 #include <limits>
@@ -31,8 +31,11 @@ inline Expression power_within(const Expression& x, const Expression& least, con
   return Expression(power);
 }
 
+// Not at::copysign, which is no operator of ONNX.
 inline Expression with_sign_of(const Expression& size, const Expression& x) {
-  return Expression(at::copysign(size.tensor(), x.tensor()));
+  const auto& to = size.tensor();
+  const auto& from = x.tensor();
+  return Expression(at::where(from.eq(0), from, at::where(from.lt(0), -to, to)));
 }
 
 namespace {

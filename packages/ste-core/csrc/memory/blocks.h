@@ -116,8 +116,7 @@ class BlockWriter {
 
 // y = function(x, argument), of vectors of what is computed in, in which the argument is.
 template <typename T, typename Function>
-void with_argument(
-    char* const* data, const int64_t* strides, int64_t size0, int64_t size1, const Function& function) {
+void with_argument(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, const Function& function) {
   using W = at::opmath_type<T>;
   for (int64_t row = 0; row < size1; ++row) {
     BlockWriter<T> y(Output::store, data[0] + row * strides[3], strides[0]);

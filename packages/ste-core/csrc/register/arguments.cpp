@@ -147,8 +147,7 @@ void check_parameter(
 
 void check_beside(const char* op, const char* name, const at::Tensor& tensor, const at::Tensor& x) {
   check_parameter_dtype(op, name, tensor, x, /*may_be_integer=*/false);
-  TORCH_CHECK(
-      tensor.device() == x.device(), op, ": ", name, " is on ", tensor.device(), ", but x is on ", x.device());
+  TORCH_CHECK(tensor.device() == x.device(), op, ": ", name, " is on ", tensor.device(), ", but x is on ", x.device());
   TORCH_CHECK(
       tensor.sym_sizes() == x.sym_sizes(), op, ": ", name, " has shape ", tensor.sym_sizes(), ", but x has shape ",
       x.sym_sizes());

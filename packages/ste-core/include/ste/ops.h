@@ -35,8 +35,8 @@ STE_API at::Tensor floor_ste(const at::Tensor& x);
 /// The next integer toward zero. The gradient passes unchanged.
 STE_API at::Tensor trunc_ste(const at::Tensor& x);
 
-/// The integer below, or the next one where `random`, of x's shape and from 0 to 1, is less than the distance from it: so
-/// that the expected value is x. The gradient passes unchanged to x, and not to `random`.
+/// The integer below, or the next one where `random`, of x's shape and from 0 to 1, is less than the distance from it:
+/// so that the expected value is x. The gradient passes unchanged to x, and not to `random`.
 STE_API at::Tensor stochastic_round_ste(const at::Tensor& x, const at::Tensor& random);
 
 /// 1 where x >= 0, and `low` elsewhere. The gradient passes unchanged, or is multiplied by a surrogate, the derivative
@@ -79,10 +79,10 @@ STE_API at::Tensor fake_quantize(
     int64_t quant_min = -128, int64_t quant_max = 127, const at::Scalar& grad_scale = 1.0,
     c10::string_view inside = "rounded");
 
-/// x / scale, rounded to the numbers of a floating-point format of few bits, times the scale, with gradients to x and to
-/// the scale; that to the scale is multiplied by `grad_scale`. The scale broadcasts to x's shape. `format` is "e4m3fn",
-/// "e5m2", "e4m3fnuz", "e5m2fnuz", "e3m2fn", "e2m3fn" or "e2m1fn", with or without "float8_" (6, 4) in front, or what
-/// Python's ste.FloatFormat has as its string. What lies beyond the largest number becomes that, or, unless it
+/// x / scale, rounded to the numbers of a floating-point format of few bits, times the scale, with gradients to x and
+/// to the scale; that to the scale is multiplied by `grad_scale`. The scale broadcasts to x's shape. `format` is
+/// "e4m3fn", "e5m2", "e4m3fnuz", "e5m2fnuz", "e3m2fn", "e2m3fn" or "e2m1fn", with or without "float8_" (6, 4) in front,
+/// or what Python's ste.FloatFormat has as its string. What lies beyond the largest number becomes that, or, unless it
 /// saturates, infinity or NaN as the format has it.
 STE_API at::Tensor fake_quantize_float(
     const at::Tensor& x, const at::Tensor& scale, c10::string_view format, const at::Scalar& grad_scale = 1.0,

@@ -49,7 +49,7 @@ class fake_quantize_fn(GridFunction):
 
     @staticmethod
     def grid(*arguments: Any, is_traced: bool = False) -> Grid:
-        return _IntegerGrid(*arguments, _clamp_between_numbers if is_traced else torch.clamp)
+        return _IntegerGrid(*arguments, clamp=_clamp_between_numbers if is_traced else torch.clamp)
 
     @staticmethod
     def symbolic(
@@ -90,6 +90,7 @@ class _IntegerGrid(Grid):
         quant_max: Any,
         grad_scale: Any,
         inside: str,
+        *,
         clamp: Callable[..., Tensor],
     ) -> None:
         super().__init__(x, scale, zero_point, grad_scale)

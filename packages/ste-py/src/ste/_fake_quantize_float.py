@@ -78,7 +78,7 @@ class fake_quantize_float_fn(GridFunction):
         q = g.op("Where", is_over, constant(of_format.overflow), rounded)
         zero = constant(0.0)
         signed = g.op("Where", g.op("Less", v, zero), g.op("Neg", q), q)
-        q = g.op("Where", g.op("Equal", q, zero), g.op("Mul", v, zero), signed)
+        q = g.op("Where", g.op("Equal", v, zero), v, signed)
         return g.op("CastLike", g.op("Mul", q, scale), x)
 
 
@@ -120,7 +120,8 @@ class _FloatGrid(Grid):
         raised = power * numbers.shift
         self._rounded = (held + raised) - raised
         q = torch.where(self._rounded > numbers.max, numbers.overflow, self._rounded)
-        self.q = torch.copysign(q, self.scaled)
+        # Not copysign, which is no operator of ONNX. A zero has x's sign.
+        self.q = torch.where(self.scaled == 0, self.scaled, torch.where(self.scaled < 0, -q, q))
 
     @cached_property
     def is_inside(self) -> Any:

@@ -3,7 +3,6 @@
 import math
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 
 __all__ = ["FloatFormat"]
 
@@ -56,12 +55,12 @@ class FloatFormat:
     @property
     def smallest_normal(self) -> float:
         """The smallest number that has all bits of its mantissa."""
-        return 2.0 ** (1 - self.bias)
+        return math.ldexp(1.0, 1 - self.bias)
 
     @property
     def smallest_subnormal(self) -> float:
         """The smallest number, and the distance between those up to twice the smallest normal one."""
-        return self.smallest_normal / 2**self.mantissa_bits
+        return math.ldexp(self.smallest_normal, -self.mantissa_bits)
 
     @classmethod
     def named(cls, name: str) -> "FloatFormat":
@@ -95,11 +94,13 @@ _NAMED = {
 }
 
 
-@lru_cache
+# As ml_dtypes has the names, and without what it puts in front of them.
+_BY_NAME = _NAMED | {f"float{1 + f.exponent_bits + f.mantissa_bits}_{name}": f for name, f in _NAMED.items()}
+
+
 def format_of(op: str, name: str) -> FloatFormat:
-    for short, known in _NAMED.items():
-        if name in (short, f"float{1 + known.exponent_bits + known.mantissa_bits}_{short}"):
-            return known
+    if name in _BY_NAME:
+        return _BY_NAME[name]
     match = _OWN_NAME.fullmatch(name)
     if match is not None:
         exponent_bits, mantissa_bits, bias, largest, infinity = match.groups()

@@ -363,9 +363,7 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     return _straight_through(hard, soft)
 
 
-def stochastic_round_ste(
-    x: Tensor, random: Tensor | None = None, generator: torch.Generator | None = None
-) -> Tensor:
+def stochastic_round_ste(x: Tensor, random: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
     r"""Round down or up at random, such that the expected value is x, with a straight-through gradient.
 
     .. math:: y = \begin{cases} \lfloor x \rfloor + 1 & \mathit{random} < x - \lfloor x \rfloor \\
