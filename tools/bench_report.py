@@ -107,6 +107,7 @@ COLUMNS = [
     "torch.compile",
     "Brevitas, Python",
     "Brevitas, JIT",
+    "fake_quantize",
     "composition",
     "learnable op of torch",
     "torch.mul",

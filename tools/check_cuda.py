@@ -108,9 +108,10 @@ def kernels_in(library: Path) -> dict[str, list[Kernel]]:
 
 
 def takes_packs(kernel: Kernel) -> bool:
-    """Ours, of several neighbors: their number is the last argument, or the last before the way that threads lie in."""
+    """Ours, of several neighbors: their number is the third argument, or the last before how the threads lie."""
     found = re.search(
-        r"^fake_quantize_kernel<.*, (\d+)>$|^reduce_kernel<Reduction<.*, (\d+), \(Threads\)\d, \d+> ?>$", kernel.name
+        r"^forward_kernel<[^,]+, [^,]+, (\d+), |^reduce_kernel<Reduction<.*, (\d+), \(Threads\)\d, \d+> ?>$",
+        kernel.name,
     )
     return found is not None and int(found[1] or found[2]) > 1
 

@@ -9,9 +9,11 @@ import wrapt
 from torch import Tensor
 from torch.jit._builtins import _register_builtin
 
-from ste import _fallback
 from ste._backend import native
 from ste._schema import arguments_of, read, read_by_dynamo
+
+if native is None:
+    from ste import _fallback
 
 P = ParamSpec("P")
 
