@@ -17,7 +17,8 @@ from torch.export import Dim
 row = pytest.mark.row
 EVERY_OP = pytest.mark.parametrize("op", OPS, ids=str)
 NO_BFLOAT16 = "ONNX Runtime has few bfloat16 kernels on CPUs"
-NEED_NO_BFLOAT16 = ("fake_quantize", "fake_quantize_float", "straight_through")  # computed in float32; not computed
+# Computed in float32, or not computed.
+NEED_NO_BFLOAT16 = ("fake_quantize", "fake_quantize_float", "stochastic_round_ste", "straight_through")
 ROWS = torch.stack([X, X / 2, X * 2 + 0.25])
 
 
