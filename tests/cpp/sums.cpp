@@ -22,8 +22,7 @@ struct By {
 
 struct Gradient {
   By operator()(float g, float x, float scale, float zero_point) const {
-    const auto by = ste::element::fake_quantize_backward<ste::Inside::rounded>(
-        g, x, ste::element::Grid<float>{scale, zero_point, -4, 3});
+    const auto by = ste::element::fake_quantize_backward(g, x, ste::element::Grid<float>{scale, zero_point, -4, 3});
     return {by.x, by.scale, by.zero_point};
   }
 };
