@@ -121,6 +121,17 @@ void check_fits(const char* op, const char* name, const at::Tensor& parameter, c
       " does not broadcast to x's shape ", x.sym_sizes(), hint(name, parameter, x));
 }
 
+// On the same device, and of the same shape.
+void check_lies_as(
+    const char* op, const char* name, const at::Tensor& tensor, const char* other_name, const at::Tensor& other) {
+  TORCH_CHECK(
+      tensor.device() == other.device(), op, ": ", name, " is on ", tensor.device(), ", but ", other_name, " is on ",
+      other.device());
+  TORCH_CHECK(
+      tensor.sym_sizes() == other.sym_sizes(), op, ": ", name, " has shape ", tensor.sym_sizes(), ", but ", other_name,
+      " has shape ", other.sym_sizes());
+}
+
 void check_parameter_dtype(
     const char* op, const char* name, const at::Tensor& parameter, const at::Tensor& x, bool may_be_integer) {
   const auto dtype = parameter.scalar_type();
@@ -147,10 +158,7 @@ void check_parameter(
 
 void check_beside(const char* op, const char* name, const at::Tensor& tensor, const at::Tensor& x) {
   check_parameter_dtype(op, name, tensor, x, /*may_be_integer=*/false);
-  TORCH_CHECK(tensor.device() == x.device(), op, ": ", name, " is on ", tensor.device(), ", but x is on ", x.device());
-  TORCH_CHECK(
-      tensor.sym_sizes() == x.sym_sizes(), op, ": ", name, " has shape ", tensor.sym_sizes(), ", but x has shape ",
-      x.sym_sizes());
+  check_lies_as(op, name, tensor, "x", x);
 }
 
 void check_is_floating(const char* op, const char* name, const at::Tensor& tensor) {
@@ -170,10 +178,7 @@ void check_hard_and_soft(const char* op, const at::Tensor& hard, const at::Tenso
       is_supported(dtype) || dtype == at::kBool, op, ": hard has dtype ", dtype_name(dtype),
       "; supported are float64, float32, float16, bfloat16, int64, int32, int16, int8, uint8 and bool");
   check_is_floating(op, "soft", soft);
-  TORCH_CHECK(hard.device() == soft.device(), op, ": hard is on ", hard.device(), ", but soft is on ", soft.device());
-  TORCH_CHECK(
-      hard.sym_sizes() == soft.sym_sizes(), op, ": hard has shape ", hard.sym_sizes(), ", but soft has shape ",
-      soft.sym_sizes());
+  check_lies_as(op, "hard", hard, "soft", soft);
 }
 
 void check_quantization(

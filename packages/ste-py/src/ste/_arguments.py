@@ -133,10 +133,7 @@ def check_hard_and_soft(op: str, hard: Tensor, soft: Tensor) -> None:
             "int32, int16, int8, uint8 and bool"
         )
     check_is_floating(op, "soft", soft)
-    if hard.device != soft.device:
-        raise RuntimeError(f"{op}: hard is on {hard.device}, but soft is on {soft.device}")
-    if hard.shape != soft.shape:
-        raise RuntimeError(f"{op}: hard has shape {list(hard.shape)}, but soft has shape {list(soft.shape)}")
+    _check_lies_as(op, "hard", hard, "soft", soft)
 
 
 def end_in_dtype(end: int, dtype: torch.dtype, is_min: bool) -> float:
@@ -179,10 +176,17 @@ def check_parameter(op: str, name: str, parameter: Any, x: Tensor, *, may_be_int
 def check_beside(op: str, name: str, tensor: Any, x: Tensor) -> None:
     """A tensor of x's dtype or float32, and of x's shape."""
     _check_parameter_dtype(op, name, tensor, x, may_be_integer=False)
-    if tensor.device != x.device:
-        raise RuntimeError(f"{op}: {name} is on {tensor.device}, but x is on {x.device}")
-    if tensor.shape != x.shape:
-        raise RuntimeError(f"{op}: {name} has shape {list(tensor.shape)}, but x has shape {list(x.shape)}")
+    _check_lies_as(op, name, tensor, "x", x)
+
+
+def _check_lies_as(op: str, name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """On the same device, and of the same shape."""
+    if tensor.device != other.device:
+        raise RuntimeError(f"{op}: {name} is on {tensor.device}, but {other_name} is on {other.device}")
+    if tensor.shape != other.shape:
+        raise RuntimeError(
+            f"{op}: {name} has shape {list(tensor.shape)}, but {other_name} has shape {list(other.shape)}"
+        )
 
 
 def _check_parameter_dtype(op: str, name: str, parameter: Any, x: Tensor, *, may_be_integer: bool) -> None:

@@ -40,6 +40,21 @@ def batch_first(
     return batched
 
 
+def batch_of_one_shape(
+    check: Callable[..., None], batch_size: int, in_dims: Sequence[int | None], args: Sequence[Tensor]
+) -> list[Any]:
+    """Tensors that have to be of one shape, with the batch as their first dimension.
+
+    Args:
+        check: What refuses others; it is given them as the caller sees them.
+        batch_size: Size of the dimension that vmap maps over.
+        in_dims: That dimension in each of the arguments, or None.
+        args: The arguments.
+    """
+    check(*(logical(arg, dim) for arg, dim in zip(args, in_dims)))
+    return [with_batch(arg, dim, batch_size) for arg, dim in zip(args, in_dims)]
+
+
 def with_batch(tensor: Tensor, dim: int | None, batch_size: int) -> Tensor:
     """The tensor with the batch first, whether it was batched or not."""
     return tensor.expand(batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ste._arguments import check_beside, check_is_floating, checked
-from ste._batching import logical, with_batch
+from ste._batching import batch_of_one_shape
 from ste._function import StraightThrough
 
 __all__ = ["ceil_ste_fn", "floor_ste_fn", "round_ste_fn", "stochastic_round_ste_fn", "trunc_ste_fn"]
@@ -61,13 +61,17 @@ class trunc_ste_fn(StraightThrough):
         return g.op("Mul", g.op("Floor", g.op("Abs", x)), g.op("Sign", x))
 
 
+def _check_random(x: Tensor, random: Tensor) -> None:
+    check_is_floating("stochastic_round_ste", "x", x)
+    check_beside("stochastic_round_ste", "random", random, x)
+
+
 class stochastic_round_ste_fn(StraightThrough):
     """Autograd class of :func:`ste.stochastic_round_ste`."""
 
     @staticmethod
     def forward(x: Tensor, random: Tensor) -> Tensor:
-        check_is_floating("stochastic_round_ste", "x", x)
-        check_beside("stochastic_round_ste", "random", random, x)
+        _check_random(x, random)
         dtype = torch.promote_types(x.dtype, torch.float32)
         wide = x.to(dtype)
         below = wide.floor()
@@ -75,10 +79,7 @@ class stochastic_round_ste_fn(StraightThrough):
 
     @classmethod
     def batched(cls, batch_size: int, in_dims: Sequence[int | None], args: Sequence[Any]) -> list[Any]:
-        x, random = (logical(arg, dim) for arg, dim in zip(args, in_dims))
-        check_is_floating("stochastic_round_ste", "x", x)
-        check_beside("stochastic_round_ste", "random", random, x)
-        return [with_batch(arg, dim, batch_size) for arg, dim in zip(args, in_dims)]
+        return batch_of_one_shape(_check_random, batch_size, in_dims, args)
 
     @staticmethod
     def symbolic(g: Any, x: Any, random: Any) -> Any:

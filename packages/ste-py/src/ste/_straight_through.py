@@ -1,12 +1,13 @@
 """straight_through: the value of one tensor, the gradient of another."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from ste._arguments import check_hard_and_soft
-from ste._batching import logical, with_batch
+from ste._batching import batch_of_one_shape
 from ste._function import StraightThrough, onnx_like, without_gradient_to_bounds
 
 __all__ = ["straight_through_fn"]
@@ -44,8 +45,7 @@ class straight_through_fn(StraightThrough):
 
     @classmethod
     def batched(cls, batch_size: int, in_dims: Sequence[int | None], args: Sequence[Any]) -> list[Any]:
-        check_hard_and_soft("straight_through", *(logical(arg, dim) for arg, dim in zip(args, in_dims)))
-        return [with_batch(arg, dim, batch_size) for arg, dim in zip(args, in_dims)]
+        return batch_of_one_shape(partial(check_hard_and_soft, "straight_through"), batch_size, in_dims, args)
 
     @staticmethod
     def symbolic(g: Any, hard: Any, soft: Any) -> Any:
