@@ -24,6 +24,8 @@ from torch.distributed.tensor.debug import CommDebugMode
 from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
+import ste
+
 STEPS = 3
 RATE = 2.0**-6
 
@@ -123,6 +125,19 @@ def parameters(op: Op) -> dict[str, Any]:
     }
 
 
+# Where the blocks lie, and x: also across them.
+BLOCKS = [(16, -1), (16, 0), (4, 0), (-1, -1)]
+IN_BLOCKS = torch.sin(torch.arange(512, dtype=torch.float64) ** 2).reshape(8, 64)
+
+
+def blocks(block: int, dim: int, placement: Placement) -> dict[str, Any]:
+    mesh = mesh_for([placement])
+    x = distribute_tensor(IN_BLOCKS, mesh, [placement]).requires_grad_()
+    y: Any = ste.fake_quantize_blocks(x, "e2m1fn", block, "floor", dim)
+    (gradient,) = torch.autograd.grad(y, x, distribute_tensor(torch.ones_like(IN_BLOCKS), mesh, [placement]))
+    return {"y": y.full_tensor().detach(), "gradient": gradient.full_tensor()}  # type: ignore[attr-defined]
+
+
 def compiled() -> dict[str, Any]:
     """All of the ops in one function of DTensors, as in subjects.every_op."""
     mesh = mesh_for([Shard(0)])
@@ -218,6 +233,9 @@ def work(rank: int, world: int, folder: Path) -> None:
         results[f"Partial(): {op}"] = attempt(partial, op)
         if op in WITH_PARAMETERS:
             results[f"parameters: {op}"] = attempt(parameters, op)
+    for block, dim in BLOCKS:
+        for placement in (Shard(0), Shard(1), Replicate()):
+            results[f"blocks of {block} along {dim}: {placement}"] = attempt(blocks, block, dim, placement)
     results["DDP"] = attempt(train_ddp)
     results["FSDP2"] = attempt(train_fsdp)
     results["compiled"] = attempt(compiled)

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import block_oracle
 import numpy as np
 import torch
+from float_formats import FLOAT_FORMATS as FLOAT_FORMATS
 from torch import Tensor
 
 import ste
@@ -72,18 +74,6 @@ def fake_quantize_slopes(
     return steps - np.where(passes, x / scale, 0), np.where(passes, 0, -scale)
 
 
-# Bits of the mantissa, the bias, and the largest number.
-FLOAT_FORMATS = {
-    "e4m3fn": (3, 7, 448.0),
-    "e5m2": (2, 15, 57344.0),
-    "e4m3fnuz": (3, 8, 240.0),
-    "e5m2fnuz": (2, 16, 57344.0),
-    "e3m2fn": (2, 3, 28.0),
-    "e2m3fn": (3, 1, 7.5),
-    "e2m1fn": (1, 1, 6.0),
-}
-
-
 def round_to_format(scaled: Array, format: str) -> Array:
     """The nearest number with the format's bits, of two the even one, without a largest exponent."""
     mantissa_bits, bias, _ = FLOAT_FORMATS[format]
@@ -107,6 +97,14 @@ def fake_quantize_float_slopes(x: Array, scale: Array, format: str, *_: Any) -> 
     largest = FLOAT_FORMATS[format][2]
     steps = clamp(round_to_format(x / scale, format), -largest, largest)  # type: ignore[arg-type]
     return (steps - np.where(fake_quantize_float_passes(x, scale, format), x / scale, 0),)
+
+
+def fake_quantize_blocks(x: Array, grid: str, block: Array, rule: str) -> Array:
+    return block_oracle.fake_quantize_blocks(x, grid, int(block), rule)[0]
+
+
+def fake_quantize_blocks_passes(x: Array, grid: str, block: Array, rule: str) -> Array:
+    return block_oracle.fake_quantize_blocks(x, grid, int(block), rule)[1]
 
 
 def round_at_random(x: Array, random: Array) -> Array:
@@ -269,6 +267,7 @@ TERNARY_SIGN = (
 CLAMP = "x.clamp(min_val, max_val)"
 FAKE_QUANTIZE = "(((x / scale).round() + zero_point).clamp(quant_min, quant_max) - zero_point) * scale"
 FAKE_QUANTIZE_FLOAT = "round_to_format(x / scale, format).clamp(-max, max) * scale"
+FAKE_QUANTIZE_BLOCKS = "round_to_format(x / scale_of(blocks), format).clamp(-max, max) * scale_of(blocks)"
 PER_CHANNEL = (per_channel(-1.0, -2.0, 1.0), per_channel(3.0, 1.0))
 FULL = (full(-1.0), full(2.0))
 
@@ -341,6 +340,14 @@ OPS = [
             onnx_keeps_sign_of_zero=False,  # Where is a sum in ONNX Runtime
         )
         for arguments in ((per_channel(0.5, 0.25), "e2m1fn"), (full(0.25), "e4m3fn"))
+    ),
+    # Larger blocks, of which an element depends on its neighbors: test_fake_quantize_blocks.
+    Op(
+        *("fake_quantize_blocks", FAKE_QUANTIZE_BLOCKS, fake_quantize_blocks, ("e2m1fn", 1, "floor")),
+        passes=fake_quantize_blocks_passes,
+        floating_only=True,
+        is_rounded=True,
+        onnx_keeps_sign_of_zero=False,  # Where is a sum in ONNX Runtime
     ),
 ]
 

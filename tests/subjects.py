@@ -164,6 +164,46 @@ def function_fake_quantize_float(x: Tensor, *arguments: Any) -> Any:
     return FakeQuantizeFloat.apply(x, *arguments)  # type: ignore[no-untyped-call]  # so it is in torch
 
 
+def float_blocks(x: Tensor, grid: str, block: int) -> tuple[Tensor, Tensor]:
+    """The blocks, and their scales by the rule floor, as people write it: by a logarithm."""
+    blocks = x.reshape(-1, block)
+    exponent = torch.floor(torch.log2(blocks.detach().abs().amax(-1, keepdim=True)))
+    return blocks, torch.exp2(exponent - math.floor(math.log2(op_table.FLOAT_FORMATS[grid][2])))
+
+
+def idiom_fake_quantize_blocks(x: Tensor, grid: str, block: int, rule: str) -> Tensor:
+    blocks, scale = float_blocks(x, grid, block)
+    return idiom_fake_quantize_float(blocks, scale, grid).reshape(x.shape)
+
+
+class FakeQuantizeBlocks(Function):
+    """The same, as it is written."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, grid: str, block: int, rule: str) -> Tensor:
+        blocks, scale = float_blocks(x, grid, block)
+        rounded, largest = float_grid(blocks / scale, grid)
+        return (rounded.clamp(-largest, largest) * scale).reshape(x.shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.grid, ctx.block = inputs[1:3]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        blocks, scale = float_blocks(x, ctx.grid, ctx.block)
+        rounded, largest = float_grid(blocks / scale, ctx.grid)
+        return torch.where((rounded.abs() <= largest).reshape(x.shape), g, 0), None, None, None
+
+
+def function_fake_quantize_blocks(x: Tensor, *arguments: Any) -> Any:
+    return FakeQuantizeBlocks.apply(x, *arguments)  # type: ignore[no-untyped-call]  # so it is in torch
+
+
 def function_clamp(x: Tensor, min_val: Tensor, max_val: Tensor) -> Any:
     return Clamp.apply(x, min_val, max_val)  # type: ignore[no-untyped-call]  # so it is in torch
 
@@ -204,6 +244,7 @@ IDIOM: Functions = {
     "tensor_clamp": torch.clamp,
     "fake_quantize": idiom_fake_quantize,
     "fake_quantize_float": idiom_fake_quantize_float,
+    "fake_quantize_blocks": idiom_fake_quantize_blocks,
 }
 CLASSES: dict[str, type[Function]] = {
     **plain.CLASSES,
@@ -211,6 +252,7 @@ CLASSES: dict[str, type[Function]] = {
     "tensor_clamp": Clamp,
     "fake_quantize": FakeQuantize,
     "fake_quantize_float": FakeQuantizeFloat,
+    "fake_quantize_blocks": FakeQuantizeBlocks,
 }
 FUNCTION: Functions = {
     **plain.FUNCTION,
@@ -218,6 +260,7 @@ FUNCTION: Functions = {
     "tensor_clamp": function_clamp,
     "fake_quantize": function_fake_quantize,
     "fake_quantize_float": function_fake_quantize_float,
+    "fake_quantize_blocks": function_fake_quantize_blocks,
 }
 
 

@@ -49,14 +49,15 @@ def test_the_schema_is_that_of_the_python_backend(op: Op) -> None:
     names = [argument.name for argument in op.overload._schema.arguments]
     # Above the op, the function brings the parameters into shape along an axis, and draws numbers.
     assert names == [name for name in inspect.signature(op.public).parameters if name not in ("axis", "generator")]
-    assert torch.Tag.pointwise in op.overload.tags
+    assert (torch.Tag.pointwise in op.overload.tags) == op.autograd_class.is_pointwise
 
 
 def test_every_op_is_in_the_table() -> None:
     registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("ste::")}
     assert registered == {f"ste::{op.name}" for op in DISTINCT_OPS}
-    public = [*ste.ops_ste.__all__, *ste.ops.__all__, *ste.quantization.__all__]
+    public = [*ste.ops_ste.__all__, *ste.ops.__all__, *ste.quantization.__all__, *ste.blocks.__all__]
     others = {"max_int", "max_uint", "min_int", "quantize", "lsq_grad_scale", "FloatFormat"}
+    others |= {"BLOCK_RECIPES", "BlockRecipe", "block_scale", "block_zero_point"}
     functions = set(public) - others
     assert functions == {op.name for op in DISTINCT_OPS}
     assert {f"{op.name}_fn" for op in DISTINCT_OPS} == set(ste.autograd_ops.__all__)

@@ -13,10 +13,10 @@ import torch
 from packaging.version import Version
 
 import ste
-from ste import _backend, autograd_ops, onnx, ops, ops_ste, quantization, shape, surrogates
+from ste import _backend, autograd_ops, blocks, onnx, ops, ops_ste, quantization, shape, surrogates
 
 ROOT = Path(__file__).parent.parent
-MODULES = [ops, ops_ste, quantization, autograd_ops, onnx, shape, surrogates]
+MODULES = [ops, ops_ste, quantization, blocks, autograd_ops, onnx, shape, surrogates]
 PUBLIC = [getattr(m, name) for m in MODULES for name in m.__all__] + [ste.backend]
 FUNCTIONS = [value for value in PUBLIC if inspect.isfunction(value)]
 
@@ -51,7 +51,7 @@ def test_public_names() -> None:
         assert len(set(module.__all__)) == len(module.__all__)
         for name in module.__all__:
             assert hasattr(module, name)
-    for module in (ops, ops_ste, quantization, shape):
+    for module in (blocks, ops, ops_ste, quantization, shape):
         for name in module.__all__:
             assert getattr(ste, name) is getattr(module, name)
 

@@ -26,6 +26,7 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
         lambda x, scale: ste.fake_quantize_float(x, scale, "e2m1fn", grad_scale=0.25),
         (X, torch.tensor([2.0, 2.0, 1.0, 2.0, 4.0])),
     ),
+    "fake_quantize_blocks": (lambda x: ste.fake_quantize_blocks(x, "e2m1fn", 2, "floor"), (X,)),
 }
 of_class: Any = ste.autograd_ops.fake_quantize_fn
 CLASSES: dict[str, Callable[..., Tensor]] = {
@@ -33,6 +34,7 @@ CLASSES: dict[str, Callable[..., Tensor]] = {
     "fake_quantize": lambda *t: of_class.apply(*t, -2, 1, 0.25),
     "fake_quantize, no zero point": lambda *t: of_class.apply(*t, None, -2, 1, 0.25),
     "fake_quantize_float": lambda *t: ste.autograd_ops.fake_quantize_float_fn.apply(*t, "e2m1fn", 0.25),  # type: ignore[no-untyped-call]
+    "fake_quantize_blocks": lambda x: ste.autograd_ops.fake_quantize_blocks_fn.apply(x, "e2m1fn", 2, "floor"),  # type: ignore[no-untyped-call]
 }
 G = (torch.arange(X.numel()).reshape(X.shape) - 5) / 4
 EVERY_CASE = pytest.mark.parametrize("case", CASES)
@@ -72,7 +74,7 @@ def subsets(case: str) -> Iterator[set[int]]:
 @pytest.mark.parametrize("create_graph", [False, True])
 def test_another_dtype(case: str, dtype: torch.dtype, create_graph: bool, device: str) -> None:
     expected = gradients(case, lambda _, t: t, device)
-    assert any((gradient % 1).any() for gradient in expected[1:])  # something to cut off
+    assert len(expected) == 1 or any((gradient % 1).any() for gradient in expected[1:])  # something to cut off
     for changed in subsets(case):
         found = gradients(
             case,
@@ -153,4 +155,5 @@ def test_a_node_called_with_any_gradient(case: str, dtype: torch.dtype, device: 
     ones = torch.ones(X.shape, dtype=dtype, device=device)
     with torch.no_grad():
         found = node(ones)
-    assert found[0].shape == X.shape
+    to_x = found[0] if isinstance(found, tuple) else found
+    assert to_x.shape == X.shape

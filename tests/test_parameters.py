@@ -200,6 +200,7 @@ def test_the_classes_under_a_compiler_are_the_ops(name: str) -> None:
         "tensor_clamp_fn": (torch.tensor(-1.0), torch.tensor(1.0)),
         "fake_quantize_fn": (torch.tensor(0.5), None, -2, 2),
         "fake_quantize_float_fn": (torch.tensor(0.5), "e2m1fn"),
+        "fake_quantize_blocks_fn": ("e2m1fn", 1, "floor"),
         "stochastic_round_ste_fn": (torch.full((5,), 0.25),),
     }
     function = getattr(ste.autograd_ops, name)

@@ -115,7 +115,7 @@ def test_fake_cuda_tensors_take_the_cuda_autograd_key(op: Op, dtype: torch.dtype
         if ste.backend().name == "native":
             # The node itself: the engine wants a device that is there.
             node: Any = y.grad_fn
-            nodes = ("StraightThrough", "TensorClamp", "FakeQuantize", "FakeQuantizeFloat")
+            nodes = ("StraightThrough", "TensorClamp", "FakeQuantize", "FakeQuantizeFloat", "FakeQuantizeBlocks")
             assert node.name().removesuffix("Backward") in nodes
             gradients = node(torch.empty_like(y))
             to_x = gradients[0] if isinstance(gradients, tuple) else gradients

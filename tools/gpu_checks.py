@@ -117,6 +117,9 @@ FUNCTIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "fake_quantize_float": lambda x, scale, zero_point: (
         ste.fake_quantize_float(x, scale, "e2m1fn", 0.5) + 0 * zero_point  # which it has none of
     ),
+    "fake_quantize_blocks": lambda x, scale, zero_point: (
+        ste.fake_quantize_blocks(x, "e2m1fn", 16, "floor", 0) + 0 * (scale + zero_point)
+    ),
 }
 
 

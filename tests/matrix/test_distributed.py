@@ -12,9 +12,12 @@ import pytest
 import subjects
 import torch
 from bits import assert_same_bits
-from distributed_worker import LAYOUTS, RATE, STEPS, TARGET, G, Quantized, X, sample, train
+from distributed_worker import BLOCKS, IN_BLOCKS, LAYOUTS, RATE, STEPS, TARGET, G, Quantized, X, sample, train
 from subjects import OPS, WITH_PARAMETERS, Op
 from torch import Tensor
+from torch.distributed.tensor import Replicate, Shard
+
+import ste
 
 row = pytest.mark.row
 EVERY_OP = pytest.mark.parametrize("op", OPS, ids=str)
@@ -108,6 +111,27 @@ def test_parameters(op: Op, world: int, results: Results) -> None:
         expected = op.parameter_gradients(X, G)
         assert len(found["parameters"]) == len(expected)
         assert all(torch.equal(actual, wanted) for actual, wanted in zip(found["parameters"], expected))
+
+
+@pytest.mark.skipif(subjects.subject != "ste", reason="of our op alone")
+@pytest.mark.parametrize(("block", "dim"), BLOCKS)
+@WORLD
+def test_blocks(block: int, dim: int, world: int, results: Results) -> None:
+    """fake_quantize_blocks, with x distributed along the blocks and across them."""
+    leaf = IN_BLOCKS.clone().requires_grad_()
+    y = ste.fake_quantize_blocks(leaf, "e2m1fn", block, "floor", dim)
+    (gradient,) = torch.autograd.grad(y.sum(), leaf)
+    assert not gradient.all()
+    for placement in (Shard(0), Shard(1), Replicate()):
+        check = f"blocks of {block} along {dim}: {placement}"
+        if placement == Shard(dim % 2) and 1 < IN_BLOCKS.shape[dim] // block < world:
+            # Two blocks for four processes. (Of one, the largest magnitude is communicated.)
+            with pytest.raises(RuntimeError, match="Cannot unflatten unevenly sharded tensor"):
+                results(world, check)
+            continue
+        for found in results(world, check):
+            assert_same_bits(found["y"], y)
+            assert_same_bits(found["gradient"], gradient)
 
 
 @row("`DTensor`: all of the ops in one compiled function")

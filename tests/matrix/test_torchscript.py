@@ -140,20 +140,22 @@ def test_optimize_for_inference(op: Op, tmp_path: Path) -> None:
 
 
 FILES = ("module.pt", "inputs.pt", "outputs.pt")
-DIGITS = torch.stack([G * 2**i for i in range(len(OPS))])  # the gradient that comes in, a binary digit for each op
+# In float64, whose mantissa holds all of the digits.
+WIDE = X.double()
+DIGITS = torch.stack([G.double() * 2**i for i in range(len(OPS))])  # the gradient that comes in, one for each op
 
 
 def save(module: Any, folder: Path) -> None:
     module.save(str(folder / "module.pt"))
-    torch.save([X, DIGITS], folder / "inputs.pt")
+    torch.save([WIDE, DIGITS], folder / "inputs.pt")
 
 
 def check_outputs(folder: Path) -> None:
     outputs: Sequence[Tensor] = torch.load(folder / "outputs.pt", weights_only=False)
     assert len(outputs) == 3 * RUNS
-    first = sum((op.gradient(X, g) for op, g in zip(OPS, DIGITS)), torch.zeros_like(X))
+    first = sum((op.gradient(WIDE, g) for op, g in zip(OPS, DIGITS)), torch.zeros_like(WIDE))
     for i in range(0, len(outputs), 3):
-        assert torch.equal(outputs[i], torch.stack([op.expected(X) for op in OPS]))
+        assert torch.equal(outputs[i], torch.stack([op.expected(WIDE) for op in OPS]))
         assert torch.equal(outputs[i + 1], first)
         assert torch.equal(outputs[i + 2], 2 * first)  # every slope is 0 or 1, and so is its square
 

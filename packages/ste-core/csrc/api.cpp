@@ -92,4 +92,13 @@ at::Tensor fake_quantize_float(
   return op.call(x, scale, format, grad_scale, saturate);
 }
 
+at::Tensor fake_quantize_blocks(
+    const at::Tensor& x, c10::string_view grid, std::optional<int64_t> block, c10::string_view rule, int64_t dim,
+    const std::optional<at::Tensor>& tensor_scale) {
+  static const auto op = find<
+      const at::Tensor&, c10::string_view, c10::SymInt, c10::string_view, c10::SymInt,
+      const std::optional<at::Tensor>&>("ste::fake_quantize_blocks");
+  return op.call(x, grid, block.value_or(-1), rule, dim, tensor_scale);
+}
+
 }  // namespace ste

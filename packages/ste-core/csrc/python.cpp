@@ -313,7 +313,9 @@ py::object function(const std::string& name, const py::object& overridable, cons
       Caller<at::Scalar, c10::string_view, OptionalParameter>,
       Caller<OptionalParameter, c10::string_view, OptionalParameter>,
       Caller<Parameter, std::optional<at::Tensor>, c10::SymInt, c10::SymInt, at::Scalar, c10::string_view>,
-      Caller<Parameter, c10::string_view, at::Scalar, bool>>(op, overridable, with_symbols);
+      Caller<Parameter, c10::string_view, at::Scalar, bool>,
+      Caller<c10::string_view, c10::SymInt, c10::string_view, c10::SymInt, OptionalParameter>>(
+      op, overridable, with_symbols);
   END_HANDLE_TH_ERRORS_PYBIND
 }
 

@@ -56,6 +56,7 @@ bool computes() {
   const auto gradient = [&](const torch::Tensor& y) { return torch::autograd::grad({y.sum()}, {x})[0]; };
   return is(ste::fake_quantize_float(x, torch::ones({}), "e2m1fn"), {-6.0, -0.5, 0.5, 2.0}) &&
          is(gradient(ste::fake_quantize_float(x, torch::ones({}), "float4_e2m1fn")), {0, 1, 1, 1}) &&
+         is(ste::fake_quantize_blocks(x, "int4", std::nullopt, "floor"), {-8.0, 0.0, 0.0, 2.0}) &&
          is(ste::fake_quantize(x, torch::ones({}), std::nullopt, -2, 1, 1.0, "scaled"), {-2, 0, 1, 1}) &&
          is(gradient(ste::binary_sign_ste(x, -1, "clipped", torch::tensor(0.5))), {0, 1, 0, 0}) &&
          is(ste::ternary_sign_ste(x, torch::tensor(0.5), "triangle"), {-1, 0, 1, 1}) &&

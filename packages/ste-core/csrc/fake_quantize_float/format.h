@@ -84,7 +84,9 @@ inline std::optional<FloatFormat> parsed(std::string_view text) {
   return text.empty() && is_valid(format) ? std::optional(format) : std::nullopt;
 }
 
-inline FloatFormat format_of(const char* op, c10::string_view name) {
+// `argument` is what the op calls it, and `others` what else that takes.
+inline FloatFormat format_of(
+    const char* op, c10::string_view name, const char* argument = "format", const char* others = "") {
   const std::string_view text(name.data(), name.size());
   for (const auto& [prefix, short_name, format] : kFormats) {
     if (text == short_name || (text.starts_with(prefix) && text.substr(prefix.size()) == short_name)) {
@@ -98,7 +100,8 @@ inline FloatFormat format_of(const char* op, c10::string_view name) {
   for (const auto& format : kFormats) {
     names += std::string(format.name) + ", ";
   }
-  C10_THROW_ERROR(ValueError, c10::str(op, ": format must be one of ", names, "or a ste.FloatFormat, got ", text));
+  C10_THROW_ERROR(
+      ValueError, c10::str(op, ": ", argument, " must be one of ", names, others, "or a ste.FloatFormat, got ", text));
 }
 
 }  // namespace ste

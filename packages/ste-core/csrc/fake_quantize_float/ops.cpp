@@ -1,42 +1,20 @@
 // fake_quantize_float: to the numbers of a floating-point format and back, differentiable in x and in the scale.
-#include "elements.h"
+#include "expression.h"
 #include "format.h"
 #include "kernels.h"
 
 #include "../fake_quantize/gradient.h"
 #include "../memory/forward.h"
-#include "../register/expression.h"
 #include "../register/op.h"
 
-#include <ATen/ops/full_like.h>
 #include <ATen/ops/where.h>
 
-#include <cmath>
-#include <limits>
 #include <utility>
 
 namespace ste {
 
 constinit FakeQuantizeFloatKernel::Cuda FakeQuantizeFloatKernel::cuda = nullptr;
 constinit FakeQuantizeFloatBackwardKernel::Cuda FakeQuantizeFloatBackwardKernel::cuda = nullptr;
-
-// Of elements as tensors, which have no bits: by comparisons, each with half of the exponents that are left.
-inline Expression power_within(const Expression& x, const Expression& least, const Expression& limit) {
-  const int exponents = std::ilogb(limit.number().toDouble()) - std::ilogb(least.number().toDouble());
-  auto power = at::full_like(x.tensor(), least.number());
-  for (int step = exponents > 0 ? 1 << std::ilogb(exponents) : 0; step > 0; step /= 2) {
-    const auto larger = power * std::ldexp(1.0, step);
-    power = at::where(x.tensor().ge(larger), larger, power);
-  }
-  return Expression(power);
-}
-
-// Not at::copysign, which is no operator of ONNX.
-inline Expression with_sign_of(const Expression& size, const Expression& x) {
-  const auto& to = size.tensor();
-  const auto& from = x.tensor();
-  return Expression(at::where(from.eq(0), from, at::where(from.lt(0), -to, to)));
-}
 
 namespace {
 
@@ -66,10 +44,7 @@ struct Settings {
 struct Grid {
   Grid(const at::Tensor& x, const at::Tensor& step, const FloatEnds& ends)
       : dtype(computed_in(x)), scale(in_dtype(step, dtype)), scaled(in_dtype(x, dtype) / scale) {
-    const int digits = dtype == at::kDouble ? std::numeric_limits<double>::digits : std::numeric_limits<float>::digits;
-    const element::FloatGrid<Expression> grid{
-        Expression(scale),    Expression(ends.least), Expression(std::ldexp(1.0, digits - 1 - ends.mantissa_bits)),
-        Expression(ends.max), Expression(ends.limit), Expression(ends.overflow)};
+    const auto grid = grid_of(Expression(scale), ends, dtype);
     const Expression v(scaled);
     const auto size = element::round_to_format(v, grid.limit, grid);
     q = element::within_format(size, v, grid).tensor();

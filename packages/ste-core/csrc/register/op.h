@@ -20,15 +20,18 @@
 #include <torch/library.h>
 
 #include <string>
+#include <vector>
 
 namespace ste {
 
 // `Gradient::record(below, x, args...)` calls `below()` for the result and makes it differentiable; where the op takes
 // other arguments than floating or integer tensors and bounds for them, `Gradient::check` refuses them; and where its
-// tensors do not broadcast to x's shape but have to be of it, there is a `Gradient::takes_one_shape`. `Composite` and
-// `Eager` compute the op from arguments that have been checked, to the same bits: `Composite` for compilers and for
-// tensors that are not plain, `Eager` for all others, where a single kernel does it. (Not by a registration at CPU and
-// CUDA: the op would then stay in the graph of torch.compile as a call that nothing fuses with.)
+// tensors do not broadcast to x's shape but have to be of it, there is a `Gradient::takes_one_shape`. Where an element
+// of the result depends on others of x, there are a `Gradient::is_not_pointwise`, and `Gradient::batched(batch, call,
+// x, args...)`, which calls the op on what has vmap's dimension as its first. `Composite` and `Eager` compute the op
+// from arguments that have been checked, to the same bits: `Composite` for compilers and for tensors that are not
+// plain, `Eager` for all others, where a single kernel does it. (Not by a registration at CPU and CUDA: the op would
+// then stay in the graph of torch.compile as a call that nothing fuses with.)
 template <typename Gradient, auto Composite, auto Eager = Composite, typename Signature = decltype(Composite)>
 class Op;
 
@@ -38,7 +41,8 @@ class Op<Gradient, Composite, Eager, at::Tensor (*)(const at::Tensor&, Args...)>
   // `declaration` is the schema, as in "round_ste(Tensor x) -> Tensor".
   static void define(torch::Library& library, const std::string& declaration) {
     name() = declaration.substr(0, declaration.find('('));
-    library.def(declaration.c_str(), {at::Tag::pointwise, at::Tag::pt2_compliant_tag});
+    const auto tags = tags_of_op();
+    library.def(declaration.c_str(), tags);
     implement(library, c10::DispatchKey::CompositeImplicitAutograd, &forward);
     implement(library, c10::DispatchKey::FuncTorchBatched, &batched);
     const auto every_backend = c10::DispatchKeySet(c10::DispatchKeySet::RAW, c10::full_backend_mask);
@@ -57,6 +61,14 @@ class Op<Gradient, Composite, Eager, at::Tensor (*)(const at::Tensor&, Args...)>
   template <typename Function>
   static void implement(torch::Library& library, c10::DispatchKey key, Function* kernel) {
     library.impl(name().c_str(), torch::dispatch(key, kernel));
+  }
+
+  static std::vector<at::Tag> tags_of_op() {
+    if constexpr (requires { Gradient::is_not_pointwise; }) {
+      return {at::Tag::pt2_compliant_tag};
+    } else {
+      return {at::Tag::pointwise, at::Tag::pt2_compliant_tag};
+    }
   }
 
   static const auto& handle() {
@@ -144,7 +156,12 @@ class Op<Gradient, Composite, Eager, at::Tensor (*)(const at::Tensor&, Args...)>
     const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKey::FuncTorchBatched);
     check(x, args...);  // here, where the shapes are those that the caller sees
     const Batch batch(x, args...);
-    return batch.output(handle().call(batch.input(x), with_batch(batch, args)...));
+    const auto call = [](const auto&... arguments) { return handle().call(arguments...); };
+    if constexpr (requires { Gradient::batched(batch, call, x, args...); }) {
+      return batch.output(Gradient::batched(batch, call, x, args...));
+    } else {
+      return batch.output(call(batch.input(x), with_batch(batch, args)...));
+    }
   }
 
   template <typename T>

@@ -88,4 +88,14 @@ STE_API at::Tensor fake_quantize_float(
     const at::Tensor& x, const at::Tensor& scale, c10::string_view format, const at::Scalar& grad_scale = 1.0,
     bool saturate = true);
 
+/// x / scale, rounded to a grid, times the scale, with a scale for each block of neighbors along a dimension that
+/// follows from them by `rule`: "absmax", "minmax", "floor", "ceil", "even", "rceil" or "e4m3fn". The gradient passes
+/// to x where the result is on the grid without being clamped; none passes through the scale. `grid` is a format as
+/// above, or "int2" to "int8"; without a `block` there is one along the whole of the dimension. "e4m3fn" takes the
+/// scale of the whole tensor, NVFP4's: the largest magnitude of all, divided by 448 times the largest number of the
+/// grid.
+STE_API at::Tensor fake_quantize_blocks(
+    const at::Tensor& x, c10::string_view grid, std::optional<int64_t> block, c10::string_view rule, int64_t dim = -1,
+    const std::optional<at::Tensor>& tensor_scale = std::nullopt);
+
 }  // namespace ste

@@ -55,7 +55,7 @@ class fake_quantize_float_fn(GridFunction):
 
         is_double = x.type().scalarType() == "Double"
         computed, dtype = (torch.float64, 11) if is_double else (torch.float32, 1)  # as ONNX numbers them
-        of_format = _Numbers(
+        of_format = Numbers(
             format_of("fake_quantize_float", symbolic_helper._get_const(format, "s", "format")),
             bool(symbolic_helper._get_const(saturate, "b", "saturate")),
             computed,
@@ -82,7 +82,7 @@ class fake_quantize_float_fn(GridFunction):
         return g.op("CastLike", g.op("Mul", q, scale), x)
 
 
-class _Numbers:
+class Numbers:
     """What there is of a format, as numbers of the dtype that is computed in.
 
     Attributes:
@@ -103,25 +103,29 @@ class _Numbers:
         beyond = math.inf if format.has_infinity else math.nan
         self.overflow = format.max if saturate else beyond
 
+    def round(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
+        """The magnitudes, rounded without a largest exponent, and the numbers of the format."""
+        size = scaled.abs()
+        held = torch.where(size > self.limit, self.limit, size)
+        # The power of two within it, by comparisons: compilers, exporters and tensors that are not plain have no bits.
+        power = torch.full_like(held, self.least)
+        for step in self.steps:
+            larger = power * step
+            power = torch.where(held >= larger, larger, power)
+        raised = power * self.shift
+        rounded = (held + raised) - raised
+        q = torch.where(rounded > self.max, self.overflow, rounded)
+        # Not copysign, which is no operator of ONNX. A zero has the sign that it had.
+        return rounded, torch.where(scaled == 0, scaled, torch.where(scaled < 0, -q, q))
+
 
 class _FloatGrid(Grid):
     """x on the grid of a format's numbers."""
 
     def __init__(self, x: Tensor, scale: Tensor, format: str, grad_scale: Any, saturate: bool) -> None:
         super().__init__(x, scale, None, grad_scale)
-        self._numbers = numbers = _Numbers(format_of("fake_quantize_float", format), saturate, self.dtype)
-        size = self.scaled.abs()
-        held = torch.where(size > numbers.limit, numbers.limit, size)
-        # The power of two within it, by comparisons: compilers, exporters and tensors that are not plain have no bits.
-        power = torch.full_like(held, numbers.least)
-        for step in numbers.steps:
-            larger = power * step
-            power = torch.where(held >= larger, larger, power)
-        raised = power * numbers.shift
-        self._rounded = (held + raised) - raised
-        q = torch.where(self._rounded > numbers.max, numbers.overflow, self._rounded)
-        # Not copysign, which is no operator of ONNX. A zero has x's sign.
-        self.q = torch.where(self.scaled == 0, self.scaled, torch.where(self.scaled < 0, -q, q))
+        self._numbers = Numbers(format_of("fake_quantize_float", format), saturate, self.dtype)
+        self._rounded, self.q = self._numbers.round(self.scaled)
 
     @cached_property
     def is_inside(self) -> Any:

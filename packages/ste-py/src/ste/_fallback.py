@@ -101,7 +101,8 @@ def define(name: str, function: type[ElementwiseFunction]) -> None:
         return
     composite = getattr(function, "decomposition", function.forward)
     schema = torch.library.infer_schema(function.forward, mutates_args=())
-    _library.define(f"{name}{schema}", tags=(torch.Tag.pointwise, torch.Tag.pt2_compliant_tag))
+    tags = [torch.Tag.pt2_compliant_tag] + ([torch.Tag.pointwise] if function.is_pointwise else [])
+    _library.define(f"{name}{schema}", tags=tags)
     op = getattr(torch.ops.ste, name).default
 
     if issubclass(function, StraightThrough):
@@ -111,7 +112,7 @@ def define(name: str, function: type[ElementwiseFunction]) -> None:
     _library.impl(name, composite, "CompositeImplicitAutograd")
 
     def batching_rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        return op(*function.batched(info.batch_size, in_dims, args)), 0
+        return function.call_batched(op, info.batch_size, in_dims, args), 0
 
     torch.library.register_vmap(op, batching_rule, lib=_library)
 

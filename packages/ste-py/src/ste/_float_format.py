@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 __all__ = ["FloatFormat"]
 
@@ -98,7 +99,14 @@ _NAMED = {
 _BY_NAME = _NAMED | {f"float{1 + f.exponent_bits + f.mantissa_bits}_{name}": f for name, f in _NAMED.items()}
 
 
-def format_of(op: str, name: str) -> FloatFormat:
+if TYPE_CHECKING:
+    Format: TypeAlias = str | FloatFormat
+else:  # TorchScript reads annotations when it compiles, and takes no union.
+    Format = str
+
+
+def format_of(op: str, name: str, argument: str = "format", others: str = "") -> FloatFormat:
+    """The format of a name. `argument` is what the op calls it, and `others` what else that takes."""
     if name in _BY_NAME:
         return _BY_NAME[name]
     match = _OWN_NAME.fullmatch(name)
@@ -109,4 +117,4 @@ def format_of(op: str, name: str) -> FloatFormat:
             return FloatFormat(*sizes, float(largest), has_infinity=infinity is not None)
         except ValueError:
             pass
-    raise ValueError(f"{op}: format must be one of {', '.join(_NAMED)}, or a ste.FloatFormat, got {name}")
+    raise ValueError(f"{op}: {argument} must be one of {', '.join(_NAMED)}, {others}or a ste.FloatFormat, got {name}")

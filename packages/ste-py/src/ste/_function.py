@@ -26,9 +26,11 @@ class ElementwiseFunction(Function, metaclass=_OpMeta):
 
     Attributes:
         traced: The op, as compilers call it.
+        is_pointwise: Whether an element of the result depends on that one of x alone.
     """
 
     traced: ClassVar[Callable[..., Tensor]]
+    is_pointwise: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -52,8 +54,15 @@ class ElementwiseFunction(Function, metaclass=_OpMeta):
         return batch_first(cls.__name__.removesuffix("_fn"), cls.forward, batch_size, in_dims, args)
 
     @classmethod
+    def call_batched(
+        cls, call: Callable[..., Tensor], batch_size: int, in_dims: Sequence[int | None], args: Sequence[Any]
+    ) -> Tensor:
+        """The batched result of the op, which `call` calls, with the batch as its first dimension."""
+        return call(*cls.batched(batch_size, in_dims, args))
+
+    @classmethod
     def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        return cls.apply(*cls.batched(info.batch_size, in_dims, args)), 0  # type: ignore[no-untyped-call]
+        return cls.call_batched(cls.apply, info.batch_size, in_dims, args), 0
 
 
 # What becomes of a gradient or a tangent on its way past an op, of it and of what was saved; None: it stays as it is.
@@ -84,11 +93,30 @@ class StraightThrough(ElementwiseFunction):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        return g, None, None  # one for each argument that any of the ops has; autograd drops the surplus
+        return g, None, None  # one for each argument that any of these ops has; autograd drops the surplus
 
     @staticmethod
     def jvp(ctx: Any, x_tangent: Tensor, *_: Any) -> Tensor:
         return x_tangent
+
+
+class StraightThroughByRule(StraightThrough):
+    """One that may have a rule."""
+
+    @classmethod
+    def setup_context(cls, ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.rule, saved = cls.rule(*inputs)
+        if saved:  # to save nothing takes its time too
+            ctx.save_for_backward(*saved)
+            ctx.save_for_forward(*saved)
+
+    @classmethod
+    def backward(cls, ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        return cls.jvp(ctx, g), None, None, None, None, None  # as above
+
+    @staticmethod
+    def jvp(ctx: Any, x_tangent: Tensor, *_: Any) -> Tensor:
+        return x_tangent if ctx.rule is None else ctx.rule(x_tangent, *ctx.saved_tensors)
 
 
 def without_gradient_to_bounds(x: Any, *bounds: Any) -> tuple[Any, ...]:

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from ste._arguments import beside, check_is_floating, check_parameter, checked, exact_value, tensor_parameter
-from ste._function import Rule, StraightThrough, onnx_like, without_gradient_to_bounds
+from ste._function import Rule, StraightThroughByRule, onnx_like, without_gradient_to_bounds
 from ste._surrogates import alpha_or_default, check_surrogate, surrogate_gradient
 
 __all__ = ["binary_sign_ste_fn", "ternary_sign_ste_fn"]
 
 
-class _Sign(StraightThrough):
+class _Sign(StraightThroughByRule):
     """A sign, whose gradient is that which comes in, or a surrogate."""
 
     @staticmethod
@@ -30,21 +30,6 @@ class _Sign(StraightThrough):
         if len(args) == 4 and args[3] is None and not isinstance(args[1], Tensor):
             return args  # as most calls are
         return without_gradient_to_bounds(*args)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.rule, saved = _Sign.rule(*inputs)
-        if saved:  # to save nothing takes its time too
-            ctx.save_for_backward(*saved)
-            ctx.save_for_forward(*saved)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        return _Sign.jvp(ctx, g), None, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, x_tangent: Tensor, *_: Any) -> Tensor:
-        return x_tangent if ctx.rule is None else ctx.rule(x_tangent, *ctx.saved_tensors)
 
 
 class ternary_sign_ste_fn(_Sign):

@@ -5,7 +5,8 @@ support ``torch.func``, ``vmap`` and forward-mode AD. ``torch.compile`` sees the
 (:func:`ste.round_ste` and so on) are what to call: they are cheaper, and take keyword arguments.
 """
 
-from ste import _clamp, _fake_quantize, _fake_quantize_float, _rounding, _signs, _straight_through
+from ste import _blocks, _clamp, _fake_quantize, _fake_quantize_float, _rounding, _signs, _straight_through
+from ste._blocks import *
 from ste._clamp import *
 from ste._fake_quantize import *
 from ste._fake_quantize_float import *
@@ -14,7 +15,8 @@ from ste._signs import *
 from ste._straight_through import *
 
 __all__ = sorted(
-    _clamp.__all__
+    _blocks.__all__
+    + _clamp.__all__
     + _fake_quantize.__all__
     + _fake_quantize_float.__all__
     + _rounding.__all__

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from ste._arguments import Parameter, beside, check_is_tensor, check_quantization, end_in_dtype, integer, number
-from ste._float_format import FloatFormat
+from ste._float_format import FloatFormat, Format
 from ste._implement import implement
 from ste._schema import Argument, read, read_by_dynamo
 from ste.autograd_ops import fake_quantize_float_fn, fake_quantize_fn
@@ -23,10 +23,8 @@ __all__ = ["FloatFormat", "fake_quantize", "fake_quantize_float", "lsq_grad_scal
 
 if TYPE_CHECKING:
     Integer: TypeAlias = int | Tensor
-    Format: TypeAlias = str | FloatFormat
 else:  # as Parameter is
     Integer = int
-    Format = str
 
 
 def fake_quantize(

@@ -1,0 +1,269 @@
+// fake_quantize_blocks: to a grid and back, with a scale for each block of neighbors that follows from them.
+#include "composite.h"
+#include "kernels.h"
+#include "settings.h"
+
+#include "../memory/dispatch.h"
+#include "../memory/parallel.h"
+#include "../register/node.h"
+#include "../register/op.h"
+
+#include <ATen/TensorIterator.h>
+#include <ATen/WrapDimUtils.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/round.h>
+#include <ATen/ops/where.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/saved_variable.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace ste {
+
+constinit FakeQuantizeBlocksKernel::Cuda FakeQuantizeBlocksKernel::cuda = nullptr;
+
+namespace {
+
+// All that is no tensor among the arguments.
+struct Settings : BlockSettings {
+  Settings(c10::string_view grid, c10::SymInt size, c10::string_view rule_name, const c10::SymInt& given_dim)
+      : BlockSettings(block_settings("fake_quantize_blocks", grid, rule_name)),
+        block(std::move(size)),
+        dim(given_dim.guard_int(__FILE__, __LINE__)) {}
+
+  // Where the blocks lie in an x.
+  BlockPlace in(const at::Tensor& x) const { return {block, dim < 0 ? dim + std::max<int64_t>(x.dim(), 1) : dim}; }
+
+  c10::SymInt block;
+  int64_t dim;
+};
+
+// What was put together of pieces lies in the order of the dimensions, and x may not.
+at::Tensor lying_as(const at::Tensor& x, const at::Tensor& result) {
+  if (x.is_contiguous() && result.is_contiguous()) {
+    return result;
+  }
+  const auto like_x = at::empty_like(x, x.options().dtype(result.scalar_type()));
+  return result.sym_strides() == like_x.sym_strides() ? result : like_x.copy_(result);
+}
+
+at::Tensor values(const at::Tensor& x, const OptionalTensor& tensor_scale, const Settings& settings) {
+  if (x.sym_numel() == 0) {
+    return at::round(x);
+  }
+  const auto y = by_blocks(x, tensor_scale, settings.in(x), [&](const auto& piece, const auto& scale, int64_t axis) {
+    return BlockGrid(piece, scale, axis, settings).values().to(x.scalar_type());
+  });
+  return lying_as(x, y);
+}
+
+// What the op makes of a gradient or a tangent, by operations of torch.
+at::Tensor passed(
+    const at::Tensor& g, const at::Tensor& x, const OptionalTensor& tensor_scale, const Settings& settings) {
+  if (x.sym_numel() == 0) {
+    return g;
+  }
+  const auto is_inside =
+      by_blocks(x, tensor_scale, settings.in(x), [&](const auto& piece, const auto& scale, int64_t axis) {
+        return BlockGrid(piece, scale, axis, settings).is_inside();
+      });
+  return at::where(lying_as(x, is_inside), g, 0);
+}
+
+// As it lies in memory without gaps, or a copy.
+at::Tensor dense(const at::Tensor& x) {
+  return x.is_non_overlapping_and_dense() ? x : at::empty_like(x).copy_(x);
+}
+
+at::Tensor as_lies(const at::Tensor& x, const at::Tensor& other) {
+  return x.strides() == other.strides() ? x : at::empty_like(other).copy_(x);
+}
+
+// By the kernel, which there is: the forward, or, with a g, the backward.
+at::Tensor run(
+    const OptionalTensor& g, const at::Tensor& given, const OptionalTensor& tensor_scale, const Settings& settings) {
+  if (given.numel() == 0) {
+    return at::round(given);
+  }
+  const auto x = dense(given);
+  const auto gradient = g ? as_lies(*g, x) : at::Tensor();
+  auto y = at::empty_like(x);
+  // Of x's dimensions, those that lie outside of the blocks' and those that lie inside.
+  const int64_t dim = settings.in(x).dim;
+  BlockTask task{
+      static_cast<const BlockSettings&>(settings),
+      1,
+      1,
+      1,
+      1,
+      x.const_data_ptr(),
+      nullptr,
+      y.mutable_data_ptr(),
+      nullptr,
+      0,
+      0};
+  if (x.dim() > 0) {
+    task.length = x.size(dim);
+    for (int64_t i = 0; i < x.dim(); ++i) {
+      if (i != dim && x.size(i) > 1) {
+        (x.stride(i) < x.stride(dim) ? task.inner : task.outer) *= x.size(i);
+      }
+    }
+  }
+  const auto block = settings.block.guard_int(__FILE__, __LINE__);
+  task.block = block < 0 ? task.length : std::min(block, task.length);
+  if (g) {
+    task.g = gradient.const_data_ptr();
+  }
+  at::Tensor scales;
+  if (tensor_scale) {
+    scales = tensor_scale->to(computed_in(x));
+    if (scales.numel() > 1) {
+      // One for each row and column, in their order.
+      auto sizes = x.sizes().vec();
+      sizes[static_cast<size_t>(dim)] = 1;
+      scales = at::empty_like(x.narrow(dim, 0, 1), scales.options()).copy_(scales.expand(sizes));
+      task.tensor_scale_outer = task.inner;
+      task.tensor_scale_inner = 1;
+    }
+    task.tensor_scale = scales.const_data_ptr();
+  }
+  if (task.inner == 1 && task.length % task.block == 0 && task.tensor_scale_outer == 0) {
+    task.length *= std::exchange(task.outer, 1);
+  }
+  if (x.is_cuda()) {
+    FakeQuantizeBlocksKernel::cuda(x, task);
+    return y;
+  }
+  const auto parts = [](int64_t size, int64_t part) { return (size + part - 1) / part; };
+  const int64_t in_a_row = parts(task.length, task.block);
+  const bool in_columns = task.inner > 1;
+  const int64_t units = task.outer * (in_columns ? in_a_row * parts(task.inner, BlockTask::kColumns)
+                                                 : parts(in_a_row, BlockTask::kGroup));
+  const int64_t grain = std::max<int64_t>(1, units * at::internal::GRAIN_SIZE / x.numel());
+  const auto loop = loop_for<FakeQuantizeBlocksKernel>(x.scalar_type());
+  cpu::parallel_for(units, grain, [&](int64_t begin, int64_t end) { loop(task, begin, end); });
+  return y;
+}
+
+class FakeQuantizeBlocksBackward final : public torch::autograd::Node {
+ public:
+  FakeQuantizeBlocksBackward(const at::Tensor& x, const at::Tensor& tensor_scale, Settings settings)
+      : x_(x, /*is_output=*/false), tensor_scale_(tensor_scale, /*is_output=*/false), settings_(std::move(settings)) {}
+
+  torch::autograd::variable_list apply(torch::autograd::variable_list&& gradients) override {
+    const auto& g = gradients[0];
+    if (!g.defined()) {
+      return {at::Tensor()};
+    }
+    const auto x = x_.unpack();
+    auto unpacked = tensor_scale_.unpack();
+    const OptionalTensor tensor_scale = unpacked.defined() ? OptionalTensor(std::move(unpacked)) : std::nullopt;
+    if (can_run<FakeQuantizeBlocksKernel>(g, x, tensor_scale ? *tensor_scale : x)) {
+      return {run(g, x, tensor_scale, settings_)};
+    }
+    return {passed(g, x.detach(), tensor_scale, settings_)};
+  }
+
+  std::string name() const override { return "FakeQuantizeBlocksBackward"; }
+
+  void release_variables() override {
+    x_.reset_data();
+    tensor_scale_.reset_data();
+  }
+
+ private:
+  torch::autograd::SavedVariable x_;
+  torch::autograd::SavedVariable tensor_scale_;
+  Settings settings_;
+};
+
+struct FakeQuantizeBlocksGradient {
+  static constexpr bool is_not_pointwise = true;
+
+  static void check(
+      const char* op, const at::Tensor& x, c10::string_view grid, const c10::SymInt& block, c10::string_view rule,
+      const c10::SymInt& given_dim, const OptionalTensor& tensor_scale) {
+    check_is_floating(op, "x", x);
+    const auto settings = block_settings(op, grid, rule);
+    TORCH_CHECK_VALUE(
+        block >= 1 || block == -1, op, ": block must be at least 1, or None for the whole of dim, got ", block);
+    const auto dim = given_dim.guard_int(__FILE__, __LINE__);
+    const auto rank = std::max<int64_t>(x.dim(), 1);
+    TORCH_CHECK_VALUE(dim >= -rank && dim < rank, op, ": dim=", dim, ", but x has ", x.dim(), " dimension(s)");
+    const bool has_two_levels = settings.rule == BlockRule::e4m3fn;
+    if (!tensor_scale) {
+      TORCH_CHECK_VALUE(!has_two_levels, op, ": rule e4m3fn needs tensor_scale");
+      return;
+    }
+    TORCH_CHECK_VALUE(has_two_levels, op, ": tensor_scale is for rule e4m3fn, but rule is ", rule);
+    check_parameter(op, "tensor_scale", *tensor_scale, x, /*may_be_integer=*/false);
+    const auto axis = (dim < 0 ? dim : dim - x.dim()) + tensor_scale->dim();
+    TORCH_CHECK(
+        axis < 0 || axis >= tensor_scale->dim() || tensor_scale->sym_size(axis) == 1, op,
+        ": tensor_scale varies along dim ", dim, ", in which the blocks lie");
+  }
+
+  template <typename Below>
+  static at::Tensor record(
+      const Below& below, const at::Tensor& x, c10::string_view grid, const c10::SymInt& block, c10::string_view rule,
+      const c10::SymInt& dim, const OptionalTensor& tensor_scale) {
+    namespace autograd = torch::autograd;
+    at::Tensor y = below();
+    const auto constant = [&] { return tensor_scale ? tensor_scale->detach() : at::Tensor(); };
+    if (autograd::compute_requires_grad(x)) {
+      const auto node = make_node<FakeQuantizeBlocksBackward>(x, constant(), Settings(grid, block, rule, dim));
+      node->set_next_edges(autograd::collect_next_edges(x));
+      autograd::set_history(y, node);
+    }
+    if (autograd::isFwGradDefined(x)) {
+      const OptionalTensor scale = tensor_scale ? OptionalTensor(constant()) : std::nullopt;
+      const auto tangent =
+          passed(x._fw_grad(/*level=*/0), primal_of(x).detach(), scale, Settings(grid, block, rule, dim));
+      y._set_fw_grad(tangent, /*level=*/0, /*is_inplace_op=*/false);
+    }
+    return y;
+  }
+
+  // A sample without dimensions gets one, for its block to lie in.
+  template <typename Call>
+  static at::Tensor batched(
+      const Batch& batch, const Call& call, const at::Tensor& x, c10::string_view grid, const c10::SymInt& block,
+      c10::string_view rule, const c10::SymInt& dim, const OptionalTensor& tensor_scale) {
+    const bool has_none = x.dim() == 0;
+    const auto input = has_none ? batch.input(x).unsqueeze(1) : batch.input(x);
+    OptionalTensor scale = batch.argument(tensor_scale);
+    if (scale && has_none && scale->dim() == 1) {
+      scale = scale->unsqueeze(1);
+    }
+    const auto y = call(input, grid, block, rule, dim < 0 ? dim : dim + 1, scale);
+    return has_none ? y.squeeze(1) : y;
+  }
+};
+
+at::Tensor fake_quantize_blocks_composite(
+    const at::Tensor& x, c10::string_view grid, c10::SymInt block, c10::string_view rule, c10::SymInt dim,
+    const OptionalTensor& tensor_scale) {
+  return values(x, tensor_scale, Settings(grid, std::move(block), rule, dim));
+}
+
+at::Tensor fake_quantize_blocks_eager(
+    const at::Tensor& x, c10::string_view grid, c10::SymInt block, c10::string_view rule, c10::SymInt dim,
+    const OptionalTensor& tensor_scale) {
+  const Settings settings(grid, std::move(block), rule, dim);
+  return has_kernel<FakeQuantizeBlocksKernel>(x, tensor_scale ? *tensor_scale : x)
+             ? run(std::nullopt, x, tensor_scale, settings)
+             : values(x, tensor_scale, settings);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(ste, library) {
+  Op<FakeQuantizeBlocksGradient, fake_quantize_blocks_composite, fake_quantize_blocks_eager>::define(
+      library,
+      "fake_quantize_blocks(Tensor x, str grid, SymInt block, str rule, SymInt dim=-1, Tensor? tensor_scale=None) -> "
+      "Tensor");
+}
+
+}  // namespace ste

@@ -1,0 +1,47 @@
+// The numbers of a floating-point format, by operations of torch.
+#pragma once
+
+#include "elements.h"
+#include "kernels.h"
+
+#include "../register/expression.h"
+
+#include <ATen/ops/full_like.h>
+#include <ATen/ops/where.h>
+#include <c10/core/ScalarType.h>
+
+#include <cmath>
+#include <limits>
+
+namespace ste {
+
+// Of elements as tensors, which have no bits: by comparisons, each with half of the exponents that are left.
+inline Expression power_within(const Expression& x, const Expression& least, const Expression& limit) {
+  const int exponents = std::ilogb(limit.number().toDouble()) - std::ilogb(least.number().toDouble());
+  auto power = at::full_like(x.tensor(), least.number());
+  for (int step = exponents > 0 ? 1 << std::ilogb(exponents) : 0; step > 0; step /= 2) {
+    const auto larger = power * std::ldexp(1.0, step);
+    power = at::where(x.tensor().ge(larger), larger, power);
+  }
+  return Expression(power);
+}
+
+// Not at::copysign, which is no operator of ONNX.
+inline Expression with_sign_of(const Expression& size, const Expression& x) {
+  const auto& to = size.tensor();
+  const auto& from = x.tensor();
+  return Expression(at::where(from.eq(0), from, at::where(from.lt(0), -to, to)));
+}
+
+inline element::FloatGrid<Expression> grid_of(const Expression& scale, const FloatEnds& ends, at::ScalarType dtype) {
+  const int digits = dtype == at::kDouble ? std::numeric_limits<double>::digits : std::numeric_limits<float>::digits;
+  return {
+      scale,
+      Expression(ends.least),
+      Expression(std::ldexp(1.0, digits - 1 - ends.mantissa_bits)),
+      Expression(ends.max),
+      Expression(ends.limit),
+      Expression(ends.overflow)};
+}
+
+}  // namespace ste

@@ -1,0 +1,315 @@
+"""fake_quantize_blocks, and the scales of blocks."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ste._arguments import (
+    beside,
+    check_is_floating,
+    check_is_string,
+    check_is_tensor,
+    check_parameter,
+    integer,
+    tensor_parameter,
+)
+from ste._batching import logical, with_batch
+from ste._fake_quantize_float import Numbers
+from ste._float_format import FloatFormat, format_of
+from ste._function import Rule, StraightThroughByRule
+
+__all__ = ["fake_quantize_blocks_fn"]
+
+RULES = ("absmax", "minmax", "floor", "ceil", "even", "rceil", "e4m3fn")
+
+
+class Settings(NamedTuple):
+    """What is no tensor among the arguments.
+
+    Attributes:
+        format: None for integers.
+        mantissa_bits: Of the format; of integers of n bits, n - 2, which a format with as large a number has.
+        max: The largest number of the grid.
+        rule: How the scale of a block follows from its numbers.
+        block: The size of a block; -1: the whole of the dimension.
+        dim: As it was given.
+    """
+
+    format: FloatFormat | None
+    mantissa_bits: int
+    max: float
+    rule: str
+    block: int
+    dim: int
+
+    @property
+    def limit(self) -> float:
+        """The power of two beyond max."""
+        return 2.0 ** math.frexp(self.max)[1]
+
+
+def settings_of(op: str, grid: Any, block: Any, rule: Any, dim: Any) -> Settings:
+    """The settings, if the op takes them."""
+    check_is_string(op, "grid", grid)
+    if not isinstance(block, torch.SymInt):
+        block = integer(op, "block", block)
+    check_is_string(op, "rule", rule)
+    if not isinstance(dim, torch.SymInt):
+        dim = integer(op, "dim", dim)
+    format = None
+    if len(grid) == 4 and grid.startswith("int") and grid[3] in "2345678":
+        mantissa_bits = int(grid[3]) - 2
+        largest = 2.0 ** (mantissa_bits + 1) - 1
+    else:
+        format = format_of(op, grid, "grid", "int2 to int8, ")
+        mantissa_bits, largest = format.mantissa_bits, format.max
+    if rule not in RULES:
+        raise ValueError(f"{op}: rule must be one of {', '.join(RULES)}, got {rule}")
+    if rule == "minmax" and format is not None:
+        raise ValueError(f"{op}: rule minmax is for integers, but grid is {grid}")
+    return Settings(format, mantissa_bits, largest, rule, block, dim)
+
+
+def checked_settings(
+    op: str, x: Tensor, grid: Any, block: Any, rule: Any, dim: Any, tensor_scale: Any
+) -> tuple[Settings, Tensor | None]:
+    """The settings and the tensor's scale, if the op takes all of the arguments."""
+    check_is_floating(op, "x", x)
+    settings = settings_of(op, grid, block, rule, dim)
+    if settings.block < 1 and settings.block != -1:
+        raise ValueError(f"{op}: block must be at least 1, or None for the whole of dim, got {settings.block}")
+    rank = max(x.dim(), 1)
+    if not -rank <= settings.dim < rank:
+        raise ValueError(f"{op}: dim={settings.dim}, but x has {x.dim()} dimension(s)")
+    if tensor_scale is None:
+        if rule == "e4m3fn":
+            raise ValueError(f"{op}: rule e4m3fn needs tensor_scale")
+        return settings, None
+    tensor_scale = tensor_parameter(op, "tensor_scale", tensor_scale, x)
+    check_is_tensor(op, "tensor_scale", tensor_scale)
+    if rule != "e4m3fn":
+        raise ValueError(f"{op}: tensor_scale is for rule e4m3fn, but rule is {rule}")
+    check_parameter(op, "tensor_scale", tensor_scale, x)
+    axis = (settings.dim if settings.dim < 0 else settings.dim - x.dim()) + tensor_scale.dim()
+    if 0 <= axis < tensor_scale.dim() and tensor_scale.shape[axis] != 1:
+        raise RuntimeError(f"{op}: tensor_scale varies along dim {settings.dim}, in which the blocks lie")
+    return settings, beside(tensor_scale, x).detach()
+
+
+class fake_quantize_blocks_fn(StraightThroughByRule):
+    """Autograd class of :func:`ste.fake_quantize_blocks`."""
+
+    is_pointwise = False
+
+    @staticmethod
+    def forward(
+        x: Tensor, grid: str, block: int, rule: str, dim: int = -1, tensor_scale: Tensor | None = None
+    ) -> Tensor:
+        settings, scale = checked_settings("fake_quantize_blocks", x, grid, block, rule, dim, tensor_scale)
+        if x.numel() == 0:
+            return x.round()
+        return _lying_as(x, by_blocks(x, scale, settings, Blocks.values).to(x.dtype))
+
+    @staticmethod
+    def rule(
+        x: Tensor, grid: str, block: int, rule: str, dim: int = -1, tensor_scale: Any = None
+    ) -> tuple[Rule, tuple[Tensor, ...]]:
+        settings, scale = checked_settings("fake_quantize_blocks", x, grid, block, rule, dim, tensor_scale)
+        return partial(_passed, settings), (x,) if scale is None else (x, scale)
+
+    @classmethod
+    def call_batched(
+        cls, call: Callable[..., Tensor], batch_size: int, in_dims: Sequence[int | None], args: Sequence[Any]
+    ) -> Tensor:
+        # The dispatcher leaves out what is given as its default.
+        defaults: list[Any] = [-1, None]
+        x, grid, block, rule, dim, tensor_scale = [*args, *defaults[len(args) - 4 :]]
+        scale_dim = in_dims[5] if len(in_dims) > 5 else None
+        shown = None if tensor_scale is None else logical(tensor_scale, scale_dim)
+        settings, _ = checked_settings("fake_quantize_blocks", logical(x, in_dims[0]), grid, block, rule, dim, shown)
+        x = with_batch(x, in_dims[0], batch_size)
+        # A sample without dimensions gets one, for its block to lie in.
+        has_none = x.dim() == 1
+        rank = x.dim() - 1 + has_none
+        if scale_dim is not None:
+            assert shown is not None
+            tensor_scale = tensor_scale.movedim(scale_dim, 0)
+            tensor_scale = tensor_scale.reshape(batch_size, *[1] * (rank + 1 - tensor_scale.dim()), *shown.shape)
+        y = call(
+            x.unsqueeze(1) if has_none else x, grid, block, rule, dim if settings.dim < 0 else dim + 1, tensor_scale
+        )
+        return y.squeeze(1) if has_none else y
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, *_: Any) -> Any:
+        from torch.onnx import errors
+
+        raise errors.SymbolicValueError("fake_quantize_blocks: torch.onnx.export has it with dynamo=True alone", x)
+
+
+def _passed(settings: Settings, g: Tensor, x: Tensor, tensor_scale: Tensor | None = None) -> Tensor:
+    """What the op makes of a gradient or a tangent."""
+    x = x.detach()
+    if x.numel() == 0:
+        return g
+    return torch.where(_lying_as(x, by_blocks(x, tensor_scale, settings, Blocks.is_inside)), g, 0)
+
+
+def _lying_as(x: Tensor, result: Tensor) -> Tensor:
+    """What was put together of pieces lies in the order of the dimensions, and x may not."""
+    if x.is_contiguous() and result.is_contiguous():
+        return result
+    like_x = torch.empty_like(x, dtype=result.dtype)
+    return result if result.stride() == like_x.stride() else like_x.copy_(result)
+
+
+def has_no_block(x: Tensor, settings: Settings) -> bool:
+    return x.dim() > 0 and x.shape[settings.dim] == 0
+
+
+def by_blocks(
+    x: Tensor, tensor_scale: Tensor | None, settings: Settings, function: Callable[["Blocks"], Tensor]
+) -> Tensor:
+    """The function of the blocks along a dimension, of which there is one at least.
+
+    Where x has whole blocks, they get a dimension of their own, and what is left at the end is a piece by itself: an
+    index that is divided by a size it is no multiple of is what torch 2.13's inductor gets wrong for CPUs.
+    """
+    if x.dim() == 0:
+        return by_blocks(x.unsqueeze(0), tensor_scale, settings, function).squeeze(0)
+    dim, block = settings.dim % x.dim(), settings.block
+    length = x.shape[dim]
+    if block < 0 or block >= length:
+        return function(Blocks(x, tensor_scale, dim, settings))
+    whole, rest = length // block, length % block
+    head = x if rest == 0 else x.narrow(dim, 0, whole * block)
+    scale_of_head = tensor_scale
+    if tensor_scale is not None and dim - x.dim() + tensor_scale.dim() >= 0:
+        scale_of_head = tensor_scale.unsqueeze(dim - x.dim() + tensor_scale.dim())
+    unflattened = head.reshape(*x.shape[:dim], whole, block, *x.shape[dim + 1 :])
+    of_head = function(Blocks(unflattened, scale_of_head, dim + 1, settings)).flatten(dim, dim + 1)
+    if rest == 0:
+        return of_head
+    return torch.cat((of_head, function(Blocks(x.narrow(dim, whole * block, rest), tensor_scale, dim, settings))), dim)
+
+
+class Blocks:
+    """Blocks that each are the whole of x along an axis, in the dtype that is computed in.
+
+    Attributes:
+        scale: Of each.
+        zero_point: With the rule minmax, else None.
+    """
+
+    zero_point: Tensor | None = None
+
+    def __init__(self, x: Tensor, tensor_scale: Tensor | None, axis: int, settings: Settings) -> None:
+        self._settings = settings
+        self._dtype = torch.promote_types(x.dtype, torch.float32)
+        wide = x.to(self._dtype)
+        if settings.rule == "minmax":
+            low = wide.amin(axis, keepdim=True).clamp(max=0)
+            high = wide.amax(axis, keepdim=True).clamp(min=0)
+            self.scale = (high - low) / self._constant(2 * settings.limit - 1, x)
+            divisor = self._divisor()
+            zero_point = (-low / divisor).round() - settings.limit
+            self.zero_point = zero_point.clamp(-settings.limit, settings.limit - 1)
+        else:
+            self.scale = self._scale(wide.abs().amax(axis, keepdim=True), tensor_scale)
+            divisor = self._divisor()
+        self._scaled = wide / divisor
+
+    def values(self) -> Tensor:
+        if self._settings.format is not None:
+            q = self._rounded_to(self._settings.format)[1]
+        else:
+            clamped = self._integers()[1]
+            # There is no -0. (To add 0 gives that too, but exporters leave out what adds a constant 0.)
+            q = torch.where(clamped == 0, 0, clamped) if self.zero_point is None else clamped - self.zero_point
+        return q * self.scale
+
+    def is_inside(self) -> Tensor:
+        """Where the gradient goes to x."""
+        if self._settings.format is not None:
+            return self._rounded_to(self._settings.format)[0] <= self._settings.max
+        shifted, clamped = self._integers()
+        return shifted == clamped
+
+    def _rounded_to(self, format: FloatFormat) -> tuple[Tensor, Tensor]:
+        return Numbers(format, True, self._dtype).round(self._scaled)
+
+    def _integers(self) -> tuple[Tensor, Tensor]:
+        """Before and after they are clamped."""
+        rounded = self._scaled.round()
+        shifted = rounded if self.zero_point is None else rounded + self.zero_point
+        low = -self._settings.max if self.zero_point is None else -self._settings.limit
+        return shifted, shifted.clamp(low, self._settings.max)
+
+    def _constant(self, value: float, beside: Tensor) -> Tensor:
+        """As a tensor: by a number, CUDA's division is a product with the reciprocal."""
+        return torch.scalar_tensor(value, dtype=self._dtype, device=beside.device)
+
+    def _divisor(self) -> Tensor:
+        """Infinite where the scale is 0, so that the block's numbers are 0."""
+        return torch.where(self.scale == 0, math.inf, self.scale)
+
+    def _scale(self, largest: Tensor, tensor_scale: Tensor | None) -> Tensor:
+        settings = self._settings
+        scale = largest / self._constant(settings.max, largest)
+        if settings.rule == "e4m3fn":
+            assert tensor_scale is not None
+            wide = tensor_scale.to(self._dtype)
+            scale = torch.where(scale == 0, 0, self._to_e4m3fn(scale / wide) * wide)
+        elif settings.rule == "rceil":
+            scale = self._power_of_two(scale, 1.0)
+        elif settings.rule != "absmax":
+            scale = self._power_of_two(largest, 2 / settings.limit)
+        return torch.where(largest == 0, 0, torch.where(largest == largest, scale, math.nan))
+
+    def _to_e4m3fn(self, scaled: Tensor) -> Tensor:
+        """Rounded to the format, with a comparison for each of its exponents.
+
+        There are fewer in Numbers, each of the result of the one before; compilers, which write out what goes before
+        each time, take a minute for those where much follows.
+        """
+        size = scaled.abs().clamp(max=448.0)
+        power = self._constant(2.0**-6, scaled)
+        for exponent in range(-5, 9):
+            power = torch.where(size >= 2.0**exponent, 2.0**exponent, power)
+        raised = power * (2.0**49 if self._dtype == torch.float64 else 2.0**20)
+        q = (size + raised) - raised
+        return torch.where(scaled < 0, -q, q)
+
+    def _power_of_two(self, number: Tensor, unit: float) -> Tensor:
+        """The power of two within a number, or twice that from some fraction on, in units of the grid.
+
+        It is found by comparisons: among all sixteenth powers first, then from one to the next. An infinity counts as
+        twice the largest power.
+        """
+        is_double = self._dtype == torch.float64
+        raised_from = {
+            "floor": 2.0,
+            "even": 2 - 2.0 ** (-self._settings.mantissa_bits - 1),
+        }.get(self._settings.rule, 1 + torch.finfo(self._dtype).eps)
+
+        def constant(value: float) -> Tensor:
+            return self._constant(value, number)
+
+        is_small = number < 2.0**-100  # and may be subnormal
+        normal = number * torch.where(is_small, constant(2.0**100), constant(1.0))
+        first, last = (-206, 206) if is_double else (-126, 114)
+        coarse = constant(2.0**first)
+        for exponent in range(first + 16, last + 1, 16):
+            coarse = torch.where(normal >= 2.0**exponent, 2.0**exponent, coarse)
+        power = coarse
+        for exponent in range(1, 16):
+            larger = coarse * 2.0**exponent
+            power = torch.where(normal >= larger, larger, power)
+        power = power.clamp(max=2.0**206 if is_double else 2.0**127)
+        units = torch.where(normal >= power * raised_from, constant(2 * unit), constant(unit))
+        scale = power * units * torch.where(is_small, constant(2.0**-100), constant(1.0))
+        return scale.clamp(2.0**-127, 2.0**127)

@@ -1,0 +1,259 @@
+r"""Quantization in blocks, each with a scale of its own that follows from its numbers.
+
+MX formats, NVFP4, integers in groups, and one scale for each token or channel: see :data:`ste.BLOCK_RECIPES`.
+
+References: "OCP Microscaling Formats (MX) Specification", version 1.0, 2023; B. D. Rouhani et al., "Microscaling Data
+Formats for Deep Learning", 2023, arXiv:2310.10537; NVIDIA, "Pretraining Large Language Models with NVFP4", 2025,
+arXiv:2509.25149.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
+
+from ste._arguments import Parameter, check_is_floating, check_is_string
+from ste._blocks import Blocks, by_blocks, checked_settings, has_no_block, settings_of
+from ste._float_format import FloatFormat, Format
+from ste._implement import implement
+from ste.autograd_ops import fake_quantize_blocks_fn
+from ste.quantization import fake_quantize_float
+
+__all__ = ["BLOCK_RECIPES", "BlockRecipe", "block_scale", "block_zero_point", "fake_quantize_blocks"]
+
+
+class BlockRecipe(NamedTuple):
+    """A grid, a size of blocks and a rule that are known by a name, in the order of an op's arguments.
+
+    Attributes:
+        grid: As :func:`fake_quantize_blocks` takes it.
+        block: The same.
+        rule: The same.
+
+    Example:
+        >>> ste.BLOCK_RECIPES["mxfp4"]
+        BlockRecipe(grid='e2m1fn', block=32, rule='floor')
+        >>> x = torch.tensor([0.1, -0.6, 2.9, 7.0])
+        >>> ste.fake_quantize_blocks(x, *ste.BLOCK_RECIPES["mxfp4"])
+        tensor([ 0.0000, -0.5000,  3.0000,  6.0000])
+    """
+
+    grid: str
+    block: int | None
+    rule: str
+
+
+BLOCK_RECIPES = {
+    "mxfp8_e4m3": BlockRecipe("e4m3fn", 32, "floor"),
+    "mxfp8_e5m2": BlockRecipe("e5m2", 32, "floor"),
+    "mxfp6_e3m2": BlockRecipe("e3m2fn", 32, "floor"),
+    "mxfp6_e2m3": BlockRecipe("e2m3fn", 32, "floor"),
+    "mxfp4": BlockRecipe("e2m1fn", 32, "floor"),
+    "nvfp4": BlockRecipe("e2m1fn", 16, "e4m3fn"),
+    "int4_32": BlockRecipe("int4", 32, "absmax"),
+    "int4_128": BlockRecipe("int4", 128, "absmax"),
+    "int8_token": BlockRecipe("int8", None, "absmax"),
+}
+"""The recipes: MX formats (OCP, version 1.0), NVFP4, integers in groups, and one scale for each token."""
+
+
+def fake_quantize_blocks(
+    x: Tensor,
+    grid: Format,
+    block: int | None = None,
+    rule: str = "absmax",
+    dim: int = -1,
+    tensor_scale: Parameter | None = None,
+) -> Tensor:
+    r"""Quantize in blocks and dequantize, with a scale for each block that follows from its numbers.
+
+    .. math::
+        s &= \mathit{rule}(\text{the block}) \\
+        q &= \operatorname{clamp}(r, -M, M), \qquad r = \operatorname{round}_{\mathit{grid}}(x / s) \\
+        y &= q \, s
+
+    with :math:`M` the largest number of the grid: that of a format, or :math:`2^{n-1} - 1` of integers of n bits. With
+    :math:`m` 1 where :math:`|r| \le M`, and 0 elsewhere, a gradient :math:`g` becomes :math:`g \, m`; none passes
+    through the scale. Second derivatives are 0.
+
+    The scale follows from :math:`b`, the largest magnitude in the block; :math:`e` is the exponent of :math:`M`:
+
+    ========== =========================================================================================
+    ``rule``   scale
+    ========== =========================================================================================
+    ``absmax`` :math:`b / M`
+    ``minmax`` integers alone, and asymmetric: :math:`(h - l) / (2^n - 1)`, :math:`l \le 0 \le h` the
+               ends of the block; the zero point is whole, and the grid begins at :math:`-2^{n-1}`
+    ``floor``  :math:`2^{\lfloor \log_2 b \rfloor - e}` (OCP MX)
+    ``ceil``   :math:`2^{\lceil \log_2 b \rceil - e}`
+    ``even``   as floor, of :math:`b` rounded to the bits of the grid's mantissa
+    ``rceil``  :math:`2^{\lceil \log_2 (b / M) \rceil}` (cuBLAS, Transformer Engine)
+    ``e4m3fn`` :math:`\operatorname{e4m3fn}(b / M / t) \, t`, saturated (NVFP4), with the scale
+               :math:`t` of the whole tensor
+    ========== =========================================================================================
+
+    The exponents of a power of two are those of the bits, and clamped to [-127, 127] (E8M0). Where :math:`b` is 0, or
+    the scale underflows to 0, the block becomes 0, and its gradient is g. A block with a NaN is NaN. An infinity is the
+    next power of two to these rules; with the others, the result is what the formula gives in IEEE arithmetic.
+
+    float16 and bfloat16 are computed in float32 and rounded once, at the end. Rounding is as in
+    :func:`ste.fake_quantize` and :func:`ste.fake_quantize_float`.
+
+    Args:
+        x: Any shape; float64, float32, float16 or bfloat16.
+        grid: ``"int2"`` to ``"int8"``, or a format as in :func:`ste.fake_quantize_float`.
+        block: How many neighbors along dim share a scale; the last block may be shorter. None, or -1: all of them (one
+            scale for each token, say).
+        rule: As above.
+        dim: The dimension of x along which the blocks lie.
+        tensor_scale: The scale :math:`t` of the rule e4m3fn, in x's dtype or float32: a number, or a tensor that
+            broadcasts to x's shape and does not vary along dim. It gets no gradient. None: the largest magnitude of
+            all, divided by :math:`448 \, M`.
+
+    Returns:
+        Tensor of x's shape, dtype, device and memory format.
+
+    Raises:
+        TypeError: x or tensor_scale is not a Tensor of a dtype as above; grid is no string and no FloatFormat, rule no
+            string, block or dim no integer.
+        ValueError: There is no such grid, rule or dimension; block is 0 or less than -1; rule is minmax, and grid a
+            format; there is a tensor_scale, and rule is another than e4m3fn.
+        RuntimeError: tensor_scale does not broadcast to x's shape, varies along dim, or is on another device.
+
+    Example:
+        >>> x = torch.tensor([0.1, -0.6, 2.9, 7.0, 0.01, -0.02], requires_grad=True)
+        >>> y = ste.fake_quantize_blocks(x, "e2m1fn", 4, "floor")
+        >>> y.tolist()
+        [0.0, -0.5, 3.0, 6.0, 0.01171875, -0.0234375]
+        >>> y.sum().backward()
+        >>> x.grad
+        tensor([1., 1., 1., 0., 1., 1.])
+    """
+    if block is None:
+        block = -1
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        if tensor_scale is None and rule == "e4m3fn":
+            if grid.startswith("int"):  # type: ignore[union-attr]
+                largest = 2.0 ** (int(grid[3:]) - 1) - 1  # type: ignore[index]
+            else:
+                largest = fake_quantize_float(torch.full([], math.inf), None, grid).item()
+            tensor_scale = _tensor_scale(x, largest)
+    else:
+        if isinstance(grid, FloatFormat):
+            grid = str(grid)
+        if tensor_scale is None and rule == "e4m3fn":
+            if has_torch_function((x,)):
+                return handle_torch_function(fake_quantize_blocks, (x,), x, grid, block, rule, dim, tensor_scale)
+            check_is_floating("fake_quantize_blocks", "x", x)
+            tensor_scale = _tensor_scale(x, settings_of("fake_quantize_blocks", grid, block, rule, dim).max)
+    return _fake_quantize_blocks(x, grid, block, rule, dim, tensor_scale)
+
+
+_fake_quantize_blocks: Callable[..., Tensor] = implement(fake_quantize_blocks, fake_quantize_blocks_fn)
+
+
+def _tensor_scale(x: Tensor, largest: float) -> Tensor:
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if x.numel() == 0:
+        return torch.ones([], dtype=dtype, device=x.device)
+    values = x.detach()
+    # As a tensor: by a number, CUDA's division is a product with the reciprocal.
+    unit = torch.full([], 448.0 * largest, dtype=dtype, device=x.device)
+    return torch.maximum(values.amax(), -values.amin()).to(dtype) / unit
+
+
+def block_scale(
+    x: Tensor,
+    grid: Format,
+    block: int | None = None,
+    rule: str = "absmax",
+    dim: int = -1,
+    tensor_scale: Parameter | None = None,
+) -> Tensor:
+    """The scales of :func:`fake_quantize_blocks`.
+
+    Args:
+        x: As there.
+        grid: As there.
+        block: As there.
+        rule: As there.
+        dim: As there.
+        tensor_scale: As there.
+
+    Returns:
+        Tensor of x's shape, with one scale for each block along dim, in float32, or in float64 for x of that dtype. It
+        has no gradient.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: As there.
+
+    Example:
+        >>> x = torch.tensor([0.1, -0.6, 2.9, 7.0, 0.01, -0.02])
+        >>> ste.block_scale(x, "int4", 4).tolist()
+        [1.0, 0.0028571428265422583]
+        >>> ste.block_scale(x, *ste.BLOCK_RECIPES["mxfp4"])
+        tensor([1.])
+    """
+    return _of_blocks(block_scale, x, grid, block, rule, dim, tensor_scale)
+
+
+def block_zero_point(x: Tensor, grid: Format, block: int | None = None, rule: str = "minmax", dim: int = -1) -> Tensor:
+    """The zero points of :func:`fake_quantize_blocks` with the rule minmax: the integers that stand for 0.
+
+    Args:
+        x: As there.
+        grid: As there.
+        block: As there.
+        rule: ``"minmax"``.
+        dim: As there.
+
+    Returns:
+        Tensor of the shape and dtype that :func:`block_scale` has: whole numbers, or NaN where the block has a NaN.
+
+    Raises:
+        TypeError, ValueError: As there; or rule is another.
+
+    Example:
+        >>> ste.block_zero_point(torch.tensor([-1.0, 0.0, 2.0]), "int4")
+        tensor([-3.])
+    """
+    if rule != "minmax":
+        check_is_string("block_zero_point", "rule", rule)
+        raise ValueError(f"block_zero_point: rule must be minmax, got {rule}")
+    return _of_blocks(block_zero_point, x, grid, block, rule, dim, None)
+
+
+def _of_blocks(
+    function: Any, x: Tensor, grid: Format, block: int | None, rule: str, dim: int, tensor_scale: Parameter | None
+) -> Tensor:
+    if has_torch_function((x, tensor_scale)):
+        arguments: Any = (x, grid, block, rule, dim, tensor_scale)
+        if function is block_zero_point:
+            arguments = arguments[:5]
+        overridden: Tensor = handle_torch_function(function, (x, tensor_scale), *arguments)
+        return overridden
+    op: str = function.__name__
+    if isinstance(grid, FloatFormat):
+        grid = str(grid)
+    if block is None:
+        block = -1
+    if tensor_scale is None and rule == "e4m3fn":
+        check_is_floating(op, "x", x)
+        tensor_scale = _tensor_scale(x, settings_of(op, grid, block, rule, dim).max)
+    settings, scale = checked_settings(op, x, grid, block, rule, dim, tensor_scale)
+    x = x.detach()
+    if has_no_block(x, settings):
+        return x.to(torch.promote_types(x.dtype, torch.float32))
+    return by_blocks(x, scale, settings, _zero_point if function is block_zero_point else _scale)
+
+
+def _scale(blocks: Blocks) -> Tensor:
+    return blocks.scale
+
+
+def _zero_point(blocks: Blocks) -> Tensor:
+    assert blocks.zero_point is not None
+    return blocks.zero_point
