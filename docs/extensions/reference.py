@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 import ste
+from ste.blocks import BLOCK_RECIPES
 from ste.surrogates import TABLE
 
 HEADER = Path(__file__).parents[2] / "packages" / "ste-core" / "include" / "ste" / "ops.h"
@@ -30,6 +31,7 @@ PAGES: list[tuple[str, ModuleType, str]] = [
     ("Surrogate gradients", ste.surrogates, "ste.surrogates"),
     ("Clamp and integer ranges", ste.ops, "ste"),
     ("Fake quantization", ste.quantization, "ste"),
+    ("Block formats", ste.blocks, "ste"),
     ("Shapes", ste.shape, "ste"),
     ("ONNX", ste.onnx, "ste.onnx"),
     ("Autograd classes", ste.autograd_ops, "ste.autograd_ops"),
@@ -80,6 +82,7 @@ table is of what is registered, by either backend: the schemas are the same.
 
 # With the indentation of what it is put into.
 SURROGATES = "   All surrogates, as data. :doc:`The guide </guides/surrogates>` shows them as a table, and draws each."
+RECIPES = "   Recipes of :func:`ste.fake_quantize_blocks` by name. :doc:`The guide </guides/block_formats>` lists them."
 
 VALUES = """\
 # Special values
@@ -103,8 +106,10 @@ def place_of(public: Any) -> tuple[str, int]:
 
 
 def entry(name: str, public: Any) -> list[str]:
-    if public is TABLE:  # whose docstring, to autodoc, is that of all tuples
+    if public is TABLE:  # whose docstring, to autodoc, is that of all tuples; and so with the recipes
         return [f".. py:data:: {name}", "   :type: tuple[Definition, ...]", "", SURROGATES]
+    if public is BLOCK_RECIPES:
+        return [f".. py:data:: {name}", "   :type: dict[str, BlockRecipe]", "", RECIPES]
     if not inspect.isclass(public):
         return [f".. autofunction:: {name}"]
     calls = [] if issubclass(public, Function) else ["   :special-members: __call__"]
