@@ -35,7 +35,7 @@ else
 $(error CORE must be matching, none or other, got $(CORE))
 endif
 
-.PHONY: help demo test test-slow matrix mutants bench peers cuda wheels docs docs-check lint format clean core
+.PHONY: help demo test test-slow matrix mutants sweep bench peers cuda wheels docs docs-check lint format clean core
 
 help:
 	@echo "make demo    train a quantized network on real data, with a table and a plot of the result"
@@ -44,6 +44,7 @@ help:
 	@echo "make test-slow  run what it leaves out as slow, the matrix aside"
 	@echo "make matrix  prove every transform on both backends, and write the table of it, docs/matrix.md (TORCH=2.14.1)"
 	@echo "make mutants register the native ops in each of the wrong ways, and show which transforms find out"
+	@echo "make sweep   try all numbers of float32 in every format, and 100,000 tensors in blocks (TORCH=2.14.1, CORE=none)"
 	@echo "make bench   measure the ops beside torch.round and what people use in their place, and write docs/bench.md"
 	@echo "                                    (PEERS=1: Brevitas too; QUICK=1: less, into build/bench.md)"
 	@echo "make peers   compare the surrogates with those of snntorch and spikingjelly, which it installs (TORCH=2.14.1)"
@@ -83,6 +84,10 @@ endif
 
 mutants: core
 	$(python) tools/mutants.py
+
+# What is exhaustive, and too slow for the other tests.
+sweep: core
+	STE_TEST_EXPECT=$(expect) $(pytest) tests/sweep $(PYTEST_ARGS)
 
 bench_results := $(if $(QUICK),build,docs)/bench/results.json
 
