@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from bench_calls import BOUNDS, VARIANTS, Call, bare, detached, number, per_channel, written
-from bench_grids import float_formats, learnable
+from bench_grids import block_formats, float_formats, learnable
 from bench_surrogates import KINDS, gradients
 from bench_system import build_seconds, import_milliseconds, library_megabytes, machine, peak_tensors, take_memory
 from subjects import IDIOM  # one of the tests, which bench_calls finds
@@ -307,14 +307,17 @@ class Bench:
             for threads in self.thread_counts:
                 yield from self.race("fake_quantize by dtype", kind, ours, **where, threads=threads)
 
-    def fake_quantize_float(self) -> Iterator[Result]:
-        """8 bits, beside integers of as many."""
+    def formats(self) -> Iterator[Result]:
+        """8 bits, beside integers of as many; and blocks of 32."""
+        races = [("fake_quantize_float", "e4m3fn", float_formats)]
+        races += [("fake_quantize_blocks", recipe, partial(block_formats, recipe)) for recipe in ("mxfp4", "int4_32")]
         for shape, dtype in itertools.product(self.sizes[-2:], (torch.float32, torch.bfloat16)):
-            torch.compiler.reset()  # it compiles a function no more than eight times
-            sets = [float_formats(somewhere(shape, dtype, torch.contiguous_format), self.ours) for _ in range(3)]
             where: dict[str, Any] = {"elements": math.prod(shape), "dtype": str(dtype).removeprefix("torch.")}
-            for threads in self.thread_counts:
-                yield from self.race("fake_quantize_float", "e4m3fn", *sets, threads=threads, **where)
+            for section, title, calls in races:
+                torch.compiler.reset()  # it compiles a function no more than eight times
+                sets = [calls(somewhere(shape, dtype, torch.contiguous_format), self.ours) for _ in range(3)]
+                for threads in self.thread_counts:
+                    yield from self.race(section, title, *sets, threads=threads, **where)
 
     def memory(self) -> Iterator[Result]:
         """The peak of forward and backward, in tensors of x's size."""
@@ -404,7 +407,7 @@ class Bench:
         if self.backend == "native" and not self.peer:
             yield from self.backward_of_tensor_clamp()
             yield from self.fake_quantize()
-            yield from self.fake_quantize_float()
+            yield from self.formats()
             yield from self.surrogates()
             yield from self.compiled()
             yield from self.growth()

@@ -31,3 +31,25 @@ def float_formats(x: Tensor, ours: str) -> dict[str, Call]:
         "composition": Call(composition, (*arguments, "e4m3fn"), inputs=2),
         "torch.compile": Call(torch.compile(composition), (*arguments, "e4m3fn"), inputs=2),
     }
+
+
+def block_formats(recipe: str, x: Tensor, ours: str) -> dict[str, Call]:
+    """With a scale for each block, which follows from it."""
+    x = x.reshape(-1, 128)
+    arguments = (x, *ste.BLOCK_RECIPES[recipe])
+    composition = IDIOM["fake_quantize_blocks"] if recipe.startswith("mx") else in_groups
+    return {
+        "clone": Call(torch.clone, (x,)),
+        ours: Call(ste.fake_quantize_blocks, arguments),
+        "composition": Call(composition, arguments),
+        "torch.compile": Call(torch.compile(composition), arguments),
+    }
+
+
+def in_groups(x: Tensor, grid: str, block: int, rule: str) -> Tensor:
+    """Integers of 4 bits by the rule absmax, as people write it."""
+    groups = x.reshape(-1, block)
+    scale = groups.detach().abs().amax(-1, keepdim=True) / 7
+    scaled = groups / scale
+    q = scaled + (scaled.round() - scaled).detach()
+    return (q.clamp(-7, 7) * scale).reshape(x.shape)

@@ -275,6 +275,11 @@ def main() -> None:
             "fake_quantize_float",
         ),
         *section(
+            "`fake_quantize_blocks`",
+            "Forward, in blocks of 32, as a ratio to `x.clone()`.",
+            "fake_quantize_blocks",
+        ),
+        *section(
             "Surrogate gradients",
             "The backward alone, as a ratio to the product of g and x. Beside it torch's own backward of the function\n"
             "that the surrogate is the derivative of, and the formula in eager PyTorch, as others have it.",

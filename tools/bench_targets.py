@@ -216,6 +216,17 @@ TARGETS = [
         for threads in ("one", "all")
     ),
     *(
+        Target(
+            f"fake_quantize_blocks, forward: the time of {other}",
+            bound,
+            of("fake_quantize_blocks", NATIVE),
+            other,
+            threads,
+        )
+        for threads in ("one", "all")
+        for other, bound in (("clone", 1.60), ("torch.compile", 1 / 1.5))
+    ),
+    *(
         Target(f"surrogates, backward: {text}", bound, of("surrogate", NATIVE, is_one), other, threads)
         for threads in ("one", "all")
         for text, bound, is_one, other in (
