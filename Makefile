@@ -47,7 +47,8 @@ help:
 	@echo "make sweep   try all numbers of float32 in every format, and 100,000 tensors in blocks (TORCH=2.14.1, CORE=none)"
 	@echo "make bench   measure the ops beside torch.round and what people use in their place, and write docs/bench.md"
 	@echo "                                    (PEERS=1: Brevitas too; QUICK=1: less, into build/bench.md)"
-	@echo "make peers   compare the surrogates with those of snntorch and spikingjelly, which it installs (TORCH=2.14.1)"
+	@echo "make peers   compare the surrogates with snntorch's and spikingjelly's, and formats and blocks with gfloat's and"
+	@echo "                                    torchao's; it installs the four (TORCH=2.14.1)"
 	@echo "make cuda    compile the CUDA kernels, and check what can be checked of them without a GPU (TORCH=2.14.1)"
 	@echo "make wheels  build what is published, and test it as installed, outside of the repository"
 	@echo "make docs    make the site, build/site (CORE=none: without ste-core); make docs-check looks at it in a browser"
@@ -95,7 +96,7 @@ bench: core $(env)/bench.stamp $(if $(PEERS),$(env)/peers.stamp)
 	$(python) tools/bench.py $(if $(PEERS),--peers) $(if $(QUICK),--quick) $(bench_results)
 	$(python) tools/bench_report.py $(bench_results)
 
-# What the guides say of snntorch and spikingjelly. `make test` leaves it out, for it takes their packages.
+# What the guides say of snntorch, spikingjelly, gfloat and torchao. `make test` leaves it out, for it takes their packages.
 peers: core $(env)/peers.stamp
 ifneq ($(CORE),matching)
 	$(error make peers needs CORE=matching: it runs on both backends)
