@@ -47,19 +47,16 @@ at::Tensor by_blocks(
   }
   const auto whole = length / place.block;
   const auto rest = length % place.block;
-  const auto unflattened = [&](const at::Tensor& tensor, const c10::SymInt& blocks, const c10::SymInt& block) {
-    std::vector<c10::SymInt> sizes(tensor.sym_sizes().begin(), tensor.sym_sizes().end());
-    sizes[static_cast<size_t>(dim)] = block;
-    sizes.insert(sizes.begin() + dim, blocks);
-    return tensor.reshape_symint(sizes);
-  };
   OptionalTensor scale_of_head;
   if (tensor_scale) {
     const auto axis = dim - x.dim() + tensor_scale->dim();
     scale_of_head = axis < 0 ? *tensor_scale : tensor_scale->unsqueeze(axis);
   }
   const auto head = rest == 0 ? x : x.narrow_symint(dim, 0, whole * place.block);
-  const auto of_head = of_piece(unflattened(head, whole, place.block), scale_of_head, dim + 1).flatten(dim, dim + 1);
+  std::vector<c10::SymInt> sizes(x.sym_sizes().begin(), x.sym_sizes().end());
+  sizes[static_cast<size_t>(dim)] = place.block;
+  sizes.insert(sizes.begin() + dim, whole);
+  const auto of_head = of_piece(head.reshape_symint(sizes), scale_of_head, dim + 1).flatten(dim, dim + 1);
   if (rest == 0) {
     return of_head;
   }

@@ -9,7 +9,6 @@
 #include "../register/op.h"
 
 #include <ATen/TensorIterator.h>
-#include <ATen/WrapDimUtils.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/round.h>
 #include <ATen/ops/where.h>
