@@ -77,28 +77,29 @@ at::Tensor tensor_clamp(const at::Tensor& x, const at::Tensor& min_val, const at
 
 at::Tensor fake_quantize(
     const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point, int64_t quant_min,
-    int64_t quant_max, const at::Scalar& grad_scale, c10::string_view inside) {
+    int64_t quant_max, const at::Scalar& grad_scale, c10::string_view inside, const std::optional<at::Tensor>& random) {
   static const auto op = find<
       const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, c10::SymInt, c10::SymInt,
-      const at::Scalar&, c10::string_view>("ste::fake_quantize");
-  return op.call(x, scale, zero_point, quant_min, quant_max, grad_scale, inside);
+      const at::Scalar&, c10::string_view, const std::optional<at::Tensor>&>("ste::fake_quantize");
+  return op.call(x, scale, zero_point, quant_min, quant_max, grad_scale, inside, random);
 }
 
 at::Tensor fake_quantize_float(
-    const at::Tensor& x, const at::Tensor& scale, c10::string_view format, const at::Scalar& grad_scale,
-    bool saturate) {
-  static const auto op =
-      find<const at::Tensor&, const at::Tensor&, c10::string_view, const at::Scalar&, bool>("ste::fake_quantize_float");
-  return op.call(x, scale, format, grad_scale, saturate);
+    const at::Tensor& x, const at::Tensor& scale, c10::string_view format, const at::Scalar& grad_scale, bool saturate,
+    const std::optional<at::Tensor>& random) {
+  static const auto op = find<
+      const at::Tensor&, const at::Tensor&, c10::string_view, const at::Scalar&, bool,
+      const std::optional<at::Tensor>&>("ste::fake_quantize_float");
+  return op.call(x, scale, format, grad_scale, saturate, random);
 }
 
 at::Tensor fake_quantize_blocks(
     const at::Tensor& x, c10::string_view grid, std::optional<int64_t> block, c10::string_view rule, int64_t dim,
-    const std::optional<at::Tensor>& tensor_scale) {
+    const std::optional<at::Tensor>& tensor_scale, const std::optional<at::Tensor>& random) {
   static const auto op = find<
-      const at::Tensor&, c10::string_view, c10::SymInt, c10::string_view, c10::SymInt,
+      const at::Tensor&, c10::string_view, c10::SymInt, c10::string_view, c10::SymInt, const std::optional<at::Tensor>&,
       const std::optional<at::Tensor>&>("ste::fake_quantize_blocks");
-  return op.call(x, grid, block.value_or(-1), rule, dim, tensor_scale);
+  return op.call(x, grid, block.value_or(-1), rule, dim, tensor_scale, random);
 }
 
 }  // namespace ste

@@ -312,9 +312,12 @@ py::object function(const std::string& name, const py::object& overridable, cons
       Caller<>, Caller<at::Tensor>, Caller<at::Scalar, at::Scalar>, Caller<at::Tensor, at::Tensor>,
       Caller<at::Scalar, c10::string_view, OptionalParameter>,
       Caller<OptionalParameter, c10::string_view, OptionalParameter>,
-      Caller<Parameter, std::optional<at::Tensor>, c10::SymInt, c10::SymInt, at::Scalar, c10::string_view>,
-      Caller<Parameter, c10::string_view, at::Scalar, bool>,
-      Caller<c10::string_view, c10::SymInt, c10::string_view, c10::SymInt, OptionalParameter>>(
+      Caller<
+          Parameter, std::optional<at::Tensor>, c10::SymInt, c10::SymInt, at::Scalar, c10::string_view,
+          std::optional<at::Tensor>>,
+      Caller<Parameter, c10::string_view, at::Scalar, bool, std::optional<at::Tensor>>,
+      Caller<
+          c10::string_view, c10::SymInt, c10::string_view, c10::SymInt, OptionalParameter, std::optional<at::Tensor>>>(
       op, overridable, with_symbols);
   END_HANDLE_TH_ERRORS_PYBIND
 }

@@ -11,6 +11,9 @@ namespace ste::cuda {
 namespace {
 
 template <typename W>
+using RoundedEnds = element::EndsIn<W>;
+
+template <typename W>
 struct FakeQuantizeGradient {
   explicit FakeQuantizeGradient(const Ends& ends)
       : tests_rounded(ends.inside == Inside::rounded), rounded(ends), scaled(ends) {}
@@ -45,7 +48,9 @@ std::array<at::Tensor, 3> fake_quantize_backward(
 }
 
 [[maybe_unused]] const bool entered =
-    (FakeQuantizeKernel::cuda = &fake_quantize, FakeQuantizeBackwardKernel::cuda = &fake_quantize_backward, true);
+    (FakeQuantizeKernel::cuda = &fake_quantize,
+     FakeQuantizeAtRandomKernel::cuda = &fake_quantize_at_random<RoundedEnds>,
+     FakeQuantizeBackwardKernel::cuda = &fake_quantize_backward, true);
 
 }  // namespace
 }  // namespace ste::cuda

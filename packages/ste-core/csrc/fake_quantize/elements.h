@@ -65,16 +65,27 @@ inline void with_vectors(const Grid<W, W, inside>& grid, const Function& functio
   }
 }
 
-// `scaled` is x / scale.
+// Of x / scale, rounded.
 template <typename V, typename ZeroPoint, Inside inside>
-C10_HOST_DEVICE inline V fake_quantize_scaled(V scaled, const Grid<V, ZeroPoint, inside>& grid) {
-  const V shifted = round_half_even(scaled) + grid.zero_point;
+C10_HOST_DEVICE inline V fake_quantize_rounded(V rounded, const Grid<V, ZeroPoint, inside>& grid) {
+  const V shifted = rounded + grid.zero_point;
   const V result = (clamp(shifted, grid.quant_min, grid.quant_max) - grid.zero_point) * grid.scale;
   if constexpr (std::is_same_v<ZeroPoint, Zero>) {
     return result + V(0);  // there is no -0; one operation together with the product
   } else {
     return result;
   }
+}
+
+// `scaled` is x / scale.
+template <typename V, typename ZeroPoint, Inside inside>
+C10_HOST_DEVICE inline V fake_quantize_scaled(V scaled, const Grid<V, ZeroPoint, inside>& grid) {
+  return fake_quantize_rounded(round_half_even(scaled), grid);
+}
+
+template <typename V, typename ZeroPoint, Inside inside>
+C10_HOST_DEVICE inline V fake_quantize_at_random(V scaled, V random, const Grid<V, ZeroPoint, inside>& grid) {
+  return fake_quantize_rounded(round_at_random(scaled, random), grid);
 }
 
 template <typename V, typename Grid>

@@ -57,10 +57,12 @@ template <typename Settings>
 class FakeQuantizeBackward final : public torch::autograd::Node {
  public:
   FakeQuantizeBackward(
-      const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, const Settings& settings)
+      const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, const at::Tensor& random,
+      const Settings& settings)
       : x_(x, /*is_output=*/false),
         scale_(scale, /*is_output=*/false),
         zero_point_(zero_point, /*is_output=*/false),
+        random_(random, /*is_output=*/false),
         settings_(settings) {}
 
   torch::autograd::variable_list apply(torch::autograd::variable_list&& gradients) override {
@@ -71,12 +73,12 @@ class FakeQuantizeBackward final : public torch::autograd::Node {
     }
     const auto x = x_.unpack();
     const auto scale = scale_.unpack();
-    auto unpacked = zero_point_.unpack();
-    const OptionalTensor zero_point = unpacked.defined() ? OptionalTensor(std::move(unpacked)) : std::nullopt;
+    const auto zero_point = optional(zero_point_.unpack());
+    const auto random = optional(random_.unpack());
     const std::array<bool, 3> needed{
         task_should_compute_output(0), task_should_compute_output(1),
         zero_point.has_value() && task_should_compute_output(2)};
-    if (can_run<Kernel>(g, x, scale, zero_point ? *zero_point : scale)) {
+    if (!random && can_run<Kernel>(g, x, scale, zero_point ? *zero_point : scale)) {
       const auto dtype = computed_in(x);
       const auto step = converted(scale, dtype);
       const auto second = Settings::second_argument(zero_point, *step, dtype);
@@ -86,7 +88,7 @@ class FakeQuantizeBackward final : public torch::autograd::Node {
           std::move(to_x), needed[1] ? *converted(to_scale, gradient_dtype(scale)) : at::Tensor(),
           needed[2] ? *converted(to_zero_point, gradient_dtype(*zero_point)) : at::Tensor()};
     }
-    const typename Settings::Slopes slopes(x, scale, zero_point, settings_);
+    const typename Settings::Slopes slopes(x, scale, zero_point, random, settings_);
     const auto wide = in_dtype(g, slopes.dtype);
     const auto to_parameter = [&](const at::Tensor& change, const at::Tensor& parameter) {
       return (change.sum_to_size_symint(parameter.sym_sizes()) * settings_.grad_scale).to(gradient_dtype(parameter));
@@ -110,25 +112,27 @@ class FakeQuantizeBackward final : public torch::autograd::Node {
     x_.reset_data();
     scale_.reset_data();
     zero_point_.reset_data();
+    random_.reset_data();
   }
 
  private:
   torch::autograd::SavedVariable x_;
   torch::autograd::SavedVariable scale_;
   torch::autograd::SavedVariable zero_point_;
+  torch::autograd::SavedVariable random_;
   Settings settings_;
 };
 
 inline OptionalTensor tangent_of(const at::Tensor& tensor) {
-  const auto& tangent = tensor._fw_grad(/*level=*/0);
-  return tangent.defined() ? OptionalTensor(tangent) : std::nullopt;
+  return optional(tensor._fw_grad(/*level=*/0));
 }
 
 template <typename Settings>
 at::Tensor fake_quantize_tangent(
-    const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point, const Settings& settings) {
+    const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point, const OptionalTensor& random,
+    const Settings& settings) {
   const auto& grad_scale = settings.grad_scale;
-  const typename Settings::Slopes slopes(x, scale, zero_point, settings);
+  const typename Settings::Slopes slopes(x, scale, zero_point, random, settings);
   const auto zero = at::scalar_tensor(0, slopes.scaled.options());
   const auto of_x = tangent_of(x);
   auto sum = at::where(slopes.is_inside, of_x ? in_dtype(*of_x, slopes.dtype) : zero, zero);
@@ -146,17 +150,18 @@ at::Tensor fake_quantize_tangent(
 template <typename Settings>
 void record_fake_quantize(
     const at::Tensor& y, const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point,
-    const Settings& settings) {
+    const OptionalTensor& random, const Settings& settings) {
   namespace autograd = torch::autograd;
   const at::Tensor none;
   const at::Tensor& shift = zero_point ? *zero_point : none;
+  const auto chance = random ? random->detach() : none;
   if (autograd::compute_requires_grad(x, scale, shift)) {
-    const auto node = make_node<FakeQuantizeBackward<Settings>>(x, scale, shift, settings);
+    const auto node = make_node<FakeQuantizeBackward<Settings>>(x, scale, shift, chance, settings);
     node->set_next_edges(autograd::collect_next_edges(x, scale, shift));
     autograd::set_history(y, node);
   }
   if (autograd::isFwGradDefined(x) || autograd::isFwGradDefined(scale) || autograd::isFwGradDefined(shift)) {
-    const auto tangent = fake_quantize_tangent(x, scale, zero_point, settings);
+    const auto tangent = fake_quantize_tangent(x, scale, zero_point, random, settings);
     y._set_fw_grad(tangent, /*level=*/0, /*is_inplace_op=*/false);
   }
 }

@@ -21,7 +21,13 @@ struct FakeQuantizeKernel : Forward<2, Ends> {
   static Cuda cuda;
 };
 
-// The same.
+// And a number from 0 to 1 for each element of x.
+struct FakeQuantizeAtRandomKernel : Forward<3, Ends> {
+  static const Loops DEFAULT, AVX2, AVX512;
+  static Cuda cuda;
+};
+
+// The arguments are those of the first.
 struct FakeQuantizeBackwardKernel : Backward<Ends> {
   static const Loops DEFAULT, AVX2, AVX512;
   static Cuda cuda;

@@ -162,6 +162,15 @@ void fake_quantize(char* const* data, const int64_t* strides, int64_t size0, int
   }
 }
 
+// The arguments are the scale, the zero point and a number from 0 to 1 for each element.
+template <typename T, typename Ends>
+void fake_quantize_at_random(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Ends ends) {
+  const auto value = [&](const auto& x, const auto& scale, const auto& zero_point, const auto& random) {
+    return element::fake_quantize_at_random(x / scale, random, ends.grid(scale, zero_point));
+  };
+  with_arguments<T, 3>(data, strides, size0, size1, value);
+}
+
 // A row with one scale and one zero point: the gradient to x, and the sums of those to the others.
 template <typename T, typename Grid, bool has_x, bool has_scale, bool has_zero_point>
 void fake_quantize_backward_row(

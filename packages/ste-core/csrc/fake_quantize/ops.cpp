@@ -1,9 +1,11 @@
 // fake_quantize: to a grid of integers and back, differentiable in x, in the scale and in the zero point.
+#include "elements.h"
 #include "gradient.h"
 #include "kernels.h"
 
 #include "../clamp/clamp.h"
 #include "../memory/forward.h"
+#include "../register/expression.h"
 #include "../register/op.h"
 
 #include <ste/ops.h>
@@ -21,6 +23,7 @@
 namespace ste {
 
 constinit FakeQuantizeKernel::Cuda FakeQuantizeKernel::cuda = nullptr;
+constinit FakeQuantizeAtRandomKernel::Cuda FakeQuantizeAtRandomKernel::cuda = nullptr;
 constinit FakeQuantizeBackwardKernel::Cuda FakeQuantizeBackwardKernel::cuda = nullptr;
 
 namespace {
@@ -68,15 +71,15 @@ bool is_one(const at::Scalar& factor) {
   return !factor.isSymbolic() && factor.toDouble() == 1;
 }
 
-OptionalTensor detached(const OptionalTensor& tensor) {
-  return tensor ? OptionalTensor(tensor->detach()) : std::nullopt;
-}
-
 // The parameter, to which the gradient is multiplied by a factor. 1 less a sign that is 1 everywhere is 0, and has a
 // gradient, where the parameter is not finite too.
 at::Tensor with_gradient_times(const at::Scalar& factor, const at::Tensor& parameter, at::ScalarType dtype) {
   const auto wide = in_dtype(parameter, dtype);
   return is_one(factor) ? wide : wide.detach() - (1 - binary_sign_ste(wide, 1)) * factor;
+}
+
+at::Tensor round_at_random(const at::Tensor& x, const at::Tensor& random) {
+  return element::round_at_random(Expression(x), Expression(in_dtype(random, x.scalar_type()))).tensor();
 }
 
 at::Tensor less(const at::Tensor& q, const OptionalTensor& zero_point) {
@@ -85,12 +88,14 @@ at::Tensor less(const at::Tensor& q, const OptionalTensor& zero_point) {
 
 // x on the grid, by operations of torch, in the dtype that it is computed in.
 struct Grid {
-  Grid(const at::Tensor& x, const at::Tensor& step, const OptionalTensor& shift, const Settings& settings)
+  Grid(
+      const at::Tensor& x, const at::Tensor& step, const OptionalTensor& shift, const OptionalTensor& random,
+      const Settings& settings)
       : dtype(computed_in(x)),
         scale(in_dtype(step, dtype)),
         zero_point(shift ? OptionalTensor(in_dtype(*shift, dtype)) : std::nullopt),
         scaled(in_dtype(x, dtype) / scale) {
-    const auto rounded = at::round(scaled);
+    const auto rounded = random ? round_at_random(scaled, *random) : at::round(scaled);
     const auto sum = zero_point ? rounded + *zero_point : rounded;
     // There is no -0. (To add 0 gives that too, but the exporter to ONNX leaves out what adds a constant 0.)
     shifted = at::where(sum.eq(0), 0, sum);
@@ -118,8 +123,10 @@ struct Grid {
 
 // The derivatives around a grid of values, which are no functions of the arguments.
 struct Slopes : Grid {
-  Slopes(const at::Tensor& x, const at::Tensor& step, const OptionalTensor& shift, const Settings& settings)
-      : Grid(x.detach(), step.detach(), detached(shift), settings) {
+  Slopes(
+      const at::Tensor& x, const at::Tensor& step, const OptionalTensor& shift, const OptionalTensor& random,
+      const Settings& settings)
+      : Grid(x.detach(), step.detach(), detached(shift), detached(random), settings) {
     if (settings.inside == Inside::rounded) {
       is_inside = shifted.ge(low).logical_and(shifted.le(high));
     } else {
@@ -144,41 +151,56 @@ struct FakeQuantizeGradient {
   static void check(
       const char* op, const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point,
       const c10::SymInt& quant_min, const c10::SymInt& quant_max, const at::Scalar& /*grad_scale*/,
-      c10::string_view inside) {
+      c10::string_view inside, const OptionalTensor& random) {
     check_quantization(op, x, scale, zero_point, quant_min, quant_max);
     TORCH_CHECK_VALUE(
         inside == "rounded" || inside == "scaled", op, ": inside must be rounded or scaled, got ", inside);
+    check_random(op, random, x);
   }
 
   template <typename Below>
   static at::Tensor record(
       const Below& below, const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point,
-      const c10::SymInt& quant_min, const c10::SymInt& quant_max, const at::Scalar& grad_scale,
-      c10::string_view inside) {
+      const c10::SymInt& quant_min, const c10::SymInt& quant_max, const at::Scalar& grad_scale, c10::string_view inside,
+      const OptionalTensor& random) {
     at::Tensor y = below();
-    record_fake_quantize(y, x, scale, zero_point, Settings(quant_min, quant_max, grad_scale, inside));
+    record_fake_quantize(y, x, scale, zero_point, random, Settings(quant_min, quant_max, grad_scale, inside));
     return y;
+  }
+
+  template <typename Call>
+  static at::Tensor batched(
+      const Batch& batch, const Call& call, const at::Tensor& x, const at::Tensor& scale,
+      const OptionalTensor& zero_point, const c10::SymInt& quant_min, const c10::SymInt& quant_max,
+      const at::Scalar& grad_scale, c10::string_view inside, const OptionalTensor& random) {
+    return call(
+        batch.input(x), batch.argument(scale), batch.argument(zero_point), quant_min, quant_max, grad_scale, inside,
+        batch.input(random));
   }
 };
 
 at::Tensor fake_quantize_composite(
     const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point, c10::SymInt quant_min,
-    c10::SymInt quant_max, const at::Scalar& grad_scale, c10::string_view inside) {
+    c10::SymInt quant_max, const at::Scalar& grad_scale, c10::string_view inside, const OptionalTensor& random) {
   const Settings settings(std::move(quant_min), std::move(quant_max), grad_scale, inside);
-  return in_dtype(Grid(x, scale, zero_point, settings).values(), x.scalar_type());
+  return in_dtype(Grid(x, scale, zero_point, random, settings).values(), x.scalar_type());
 }
 
 at::Tensor fake_quantize_eager(
     const at::Tensor& x, const at::Tensor& scale, const OptionalTensor& zero_point, c10::SymInt quant_min,
-    c10::SymInt quant_max, const at::Scalar& grad_scale, c10::string_view inside) {
-  if (!has_kernel<FakeQuantizeKernel>(x, scale, zero_point ? *zero_point : scale)) {
+    c10::SymInt quant_max, const at::Scalar& grad_scale, c10::string_view inside, const OptionalTensor& random) {
+  if (!has_kernel<FakeQuantizeKernel>(x, scale, zero_point ? *zero_point : scale, random ? *random : scale)) {
     return fake_quantize_composite(
-        x, scale, zero_point, std::move(quant_min), std::move(quant_max), grad_scale, inside);
+        x, scale, zero_point, std::move(quant_min), std::move(quant_max), grad_scale, inside, random);
   }
   const auto dtype = computed_in(x);
   const Settings settings(std::move(quant_min), std::move(quant_max), grad_scale, inside);
   const auto step = converted(scale, dtype);
   const auto shift = Settings::second_argument(zero_point, *step, dtype);
+  if (random) {
+    const auto chance = random->to(dtype);
+    return run_forward<FakeQuantizeAtRandomKernel>(x, {&*step, &*shift, &chance}, settings.ends_in(dtype));
+  }
   return run_forward<FakeQuantizeKernel>(x, {&*step, &*shift}, settings.ends_in(dtype));
 }
 
@@ -188,7 +210,7 @@ TORCH_LIBRARY_FRAGMENT(ste, library) {
   Op<FakeQuantizeGradient, fake_quantize_composite, fake_quantize_eager>::define(
       library,
       "fake_quantize(Tensor x, Tensor scale, Tensor? zero_point=None, SymInt quant_min=-128, SymInt quant_max=127, "
-      "Scalar grad_scale=1.0, str inside=\"rounded\") -> Tensor");
+      "Scalar grad_scale=1.0, str inside=\"rounded\", Tensor? random=None) -> Tensor");
 }
 
 }  // namespace ste

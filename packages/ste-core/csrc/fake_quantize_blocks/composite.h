@@ -30,20 +30,34 @@ struct BlockPlace {
   int64_t dim;        // from 0 on
 };
 
+// x, with what lies beside it.
+struct BlockTensors {
+  at::Tensor x;
+  OptionalTensor tensor_scale;
+  OptionalTensor random;
+
+  // `function` of what has x's shape.
+  template <typename Function>
+  BlockTensors map(const OptionalTensor& other_scale, const Function& function) const {
+    return {function(x), other_scale, random ? OptionalTensor(function(*random)) : std::nullopt};
+  }
+};
+
 // Where x has whole blocks, they get a dimension of their own, and what is left at the end is a piece by itself: an
 // index that is divided by a size it is no multiple of is what torch 2.13's inductor gets wrong for CPUs.
-// `of_piece(x, tensor_scale, axis)` has one block along the axis. There is one at least.
+// `of_piece(tensors, axis)` has one block along the axis. There is one at least.
 template <typename Function>
-at::Tensor by_blocks(
-    const at::Tensor& x, const OptionalTensor& tensor_scale, const BlockPlace& place, const Function& of_piece) {
+at::Tensor by_blocks(const BlockTensors& tensors, const BlockPlace& place, const Function& of_piece) {
+  const auto& x = tensors.x;
+  const auto& tensor_scale = tensors.tensor_scale;
   if (x.dim() == 0) {
-    const auto one = by_blocks(x.unsqueeze(0), tensor_scale, place, of_piece);
-    return one.squeeze(0);
+    const auto unsqueezed = tensors.map(tensor_scale, [](const at::Tensor& t) { return t.unsqueeze(0); });
+    return by_blocks(unsqueezed, place, of_piece).squeeze(0);
   }
   const auto dim = place.dim;
   const auto length = x.sym_size(dim);
   if (place.block < 0 || place.block >= length) {
-    return of_piece(x, tensor_scale, dim);
+    return of_piece(tensors, dim);
   }
   const auto whole = length / place.block;
   const auto rest = length % place.block;
@@ -52,24 +66,27 @@ at::Tensor by_blocks(
     const auto axis = dim - x.dim() + tensor_scale->dim();
     scale_of_head = axis < 0 ? *tensor_scale : tensor_scale->unsqueeze(axis);
   }
-  const auto head = rest == 0 ? x : x.narrow_symint(dim, 0, whole * place.block);
   std::vector<c10::SymInt> sizes(x.sym_sizes().begin(), x.sym_sizes().end());
   sizes[static_cast<size_t>(dim)] = place.block;
   sizes.insert(sizes.begin() + dim, whole);
-  const auto of_head = of_piece(head.reshape_symint(sizes), scale_of_head, dim + 1).flatten(dim, dim + 1);
+  const auto head = tensors.map(scale_of_head, [&](const at::Tensor& t) {
+    return (rest == 0 ? t : t.narrow_symint(dim, 0, whole * place.block)).reshape_symint(sizes);
+  });
+  const auto of_head = of_piece(head, dim + 1).flatten(dim, dim + 1);
   if (rest == 0) {
     return of_head;
   }
-  const auto tail = x.narrow_symint(dim, whole * place.block, rest);
-  return at::cat({of_head, of_piece(tail, tensor_scale, dim)}, dim);
+  const auto tail =
+      tensors.map(tensor_scale, [&](const at::Tensor& t) { return t.narrow_symint(dim, whole * place.block, rest); });
+  return at::cat({of_head, of_piece(tail, dim)}, dim);
 }
 
 // x of one block along an axis, in the dtype that it is computed in.
 class BlockGrid {
  public:
-  BlockGrid(const at::Tensor& x, const OptionalTensor& tensor_scale, int64_t axis, const BlockSettings& settings)
-      : settings_(settings), dtype_(computed_in(x)) {
-    const auto wide = x.to(dtype_);
+  BlockGrid(const BlockTensors& tensors, int64_t axis, const BlockSettings& settings)
+      : settings_(settings), dtype_(computed_in(tensors.x)) {
+    const auto wide = tensors.x.to(dtype_);
     if (settings.rule == BlockRule::minmax) {
       const auto low = at::clamp_max(at::amin(wide, axis, /*keepdim=*/true), 0);
       const auto high = at::clamp_min(at::amax(wide, axis, /*keepdim=*/true), 0);
@@ -78,10 +95,11 @@ class BlockGrid {
       zero_point_ =
           at::clamp(at::round(-low / divisor_) - settings.ends.limit, -settings.ends.limit, settings.ends.limit - 1);
     } else {
-      scale_ = scale_of(at::amax(at::abs(wide), axis, /*keepdim=*/true), tensor_scale);
+      scale_ = scale_of(at::amax(at::abs(wide), axis, /*keepdim=*/true), tensors.tensor_scale);
       set_divisor();
     }
-    quantize(wide / divisor_);
+    const auto random = tensors.random ? std::optional(Expression(tensors.random->to(dtype_))) : std::nullopt;
+    quantize(Expression(wide / divisor_), random);
   }
 
   at::Tensor values() const { return q_ * scale_; }
@@ -159,19 +177,19 @@ class BlockGrid {
     return at::clamp(scale, 0x1p-127, 0x1p127);
   }
 
-  void quantize(const at::Tensor& scaled) {
+  void quantize(const Expression& scaled, const std::optional<Expression>& random) {
     const auto& ends = settings_.ends;
     if (!settings_.is_integer) {
       const auto grid = grid_of(Expression(scale_), ends, dtype_);
-      const Expression v(scaled);
-      const auto size = element::round_to_format(v, grid.limit, grid);
-      q_ = element::within_format(size, v, grid).tensor();
+      const auto size = random ? element::round_to_format_at_random(scaled, *random, grid)
+                               : element::round_to_format(scaled, grid.limit, grid);
+      q_ = element::within_format(size, scaled, grid).tensor();
       is_inside_ = size.tensor().le(ends.max);
       return;
     }
     const bool is_symmetric = settings_.rule != BlockRule::minmax;
     const double low = is_symmetric ? -ends.max : -ends.limit;
-    const auto rounded = at::round(scaled);
+    const auto rounded = random ? element::round_at_random(scaled, *random).tensor() : at::round(scaled.tensor());
     const auto shifted = is_symmetric ? rounded : rounded + zero_point_;
     const auto clamped = at::clamp(shifted, low, ends.max);
     is_inside_ = shifted.eq(clamped);

@@ -40,7 +40,8 @@ class BlockScales {
     const V zero(0);
     V scale = largest / V(max_);
     if (rule_ == BlockRule::e4m3fn) {
-      const FloatGrid<V, Saturates> e4m3fn{tensor_scale, constant<V>(0x1p-6), V(kShift), V(448), V(512), {}};
+      const FloatGrid<V, Saturates> e4m3fn{
+          tensor_scale, constant<V>(0x1p-6), V(kShift), constant<V>(0x1p-3), V(448), V(512), {}};
       scale = select(scale == zero, zero, fake_quantize_scaled(scale / tensor_scale, e4m3fn));
     } else if (is_power_of_two(rule_)) {
       scale = power_of_two(rule_ == BlockRule::rceil ? scale : largest);
@@ -121,7 +122,7 @@ struct FormatBlocks : ToUnits<divides> {
 
   template <typename V>
   C10_HOST_DEVICE FloatGrid<V, Saturates> grid(V scale, V /*zero_point*/) const {
-    return {scale, V(ends.least), V(ends.shift), V(ends.max), V(ends.limit), {}};
+    return {scale, V(ends.least), V(ends.shift), V(ends.step), V(ends.max), V(ends.limit), {}};
   }
 
   FloatEndsIn<W> ends;

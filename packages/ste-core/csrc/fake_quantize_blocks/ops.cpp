@@ -47,26 +47,26 @@ at::Tensor lying_as(const at::Tensor& x, const at::Tensor& result) {
   return result.sym_strides() == like_x.sym_strides() ? result : like_x.copy_(result);
 }
 
-at::Tensor values(const at::Tensor& x, const OptionalTensor& tensor_scale, const Settings& settings) {
+at::Tensor values(const BlockTensors& tensors, const Settings& settings) {
+  const auto& x = tensors.x;
   if (x.sym_numel() == 0) {
     return at::round(x);
   }
-  const auto y = by_blocks(x, tensor_scale, settings.in(x), [&](const auto& piece, const auto& scale, int64_t axis) {
-    return BlockGrid(piece, scale, axis, settings).values().to(x.scalar_type());
+  const auto y = by_blocks(tensors, settings.in(x), [&](const auto& piece, int64_t axis) {
+    return BlockGrid(piece, axis, settings).values().to(x.scalar_type());
   });
   return lying_as(x, y);
 }
 
 // What the op makes of a gradient or a tangent, by operations of torch.
-at::Tensor passed(
-    const at::Tensor& g, const at::Tensor& x, const OptionalTensor& tensor_scale, const Settings& settings) {
+at::Tensor passed(const at::Tensor& g, const BlockTensors& tensors, const Settings& settings) {
+  const auto& x = tensors.x;
   if (x.sym_numel() == 0) {
     return g;
   }
-  const auto is_inside =
-      by_blocks(x, tensor_scale, settings.in(x), [&](const auto& piece, const auto& scale, int64_t axis) {
-        return BlockGrid(piece, scale, axis, settings).is_inside();
-      });
+  const auto is_inside = by_blocks(tensors, settings.in(x), [&](const auto& piece, int64_t axis) {
+    return BlockGrid(piece, axis, settings).is_inside();
+  });
   return at::where(lying_as(x, is_inside), g, 0);
 }
 
@@ -148,8 +148,12 @@ at::Tensor run(
 
 class FakeQuantizeBlocksBackward final : public torch::autograd::Node {
  public:
-  FakeQuantizeBlocksBackward(const at::Tensor& x, const at::Tensor& tensor_scale, Settings settings)
-      : x_(x, /*is_output=*/false), tensor_scale_(tensor_scale, /*is_output=*/false), settings_(std::move(settings)) {}
+  FakeQuantizeBlocksBackward(
+      const at::Tensor& x, const at::Tensor& tensor_scale, const at::Tensor& random, Settings settings)
+      : x_(x, /*is_output=*/false),
+        tensor_scale_(tensor_scale, /*is_output=*/false),
+        random_(random, /*is_output=*/false),
+        settings_(std::move(settings)) {}
 
   torch::autograd::variable_list apply(torch::autograd::variable_list&& gradients) override {
     const auto& g = gradients[0];
@@ -157,12 +161,12 @@ class FakeQuantizeBlocksBackward final : public torch::autograd::Node {
       return {at::Tensor()};
     }
     const auto x = x_.unpack();
-    auto unpacked = tensor_scale_.unpack();
-    const OptionalTensor tensor_scale = unpacked.defined() ? OptionalTensor(std::move(unpacked)) : std::nullopt;
-    if (can_run<FakeQuantizeBlocksKernel>(g, x, tensor_scale ? *tensor_scale : x)) {
+    const auto tensor_scale = optional(tensor_scale_.unpack());
+    const auto random = optional(random_.unpack());
+    if (!random && can_run<FakeQuantizeBlocksKernel>(g, x, tensor_scale ? *tensor_scale : x)) {
       return {run(g, x, tensor_scale, settings_)};
     }
-    return {passed(g, x.detach(), tensor_scale, settings_)};
+    return {passed(g, {x.detach(), tensor_scale, random}, settings_)};
   }
 
   std::string name() const override { return "FakeQuantizeBlocksBackward"; }
@@ -170,11 +174,13 @@ class FakeQuantizeBlocksBackward final : public torch::autograd::Node {
   void release_variables() override {
     x_.reset_data();
     tensor_scale_.reset_data();
+    random_.reset_data();
   }
 
  private:
   torch::autograd::SavedVariable x_;
   torch::autograd::SavedVariable tensor_scale_;
+  torch::autograd::SavedVariable random_;
   Settings settings_;
 };
 
@@ -183,8 +189,9 @@ struct FakeQuantizeBlocksGradient {
 
   static void check(
       const char* op, const at::Tensor& x, c10::string_view grid, const c10::SymInt& block, c10::string_view rule,
-      const c10::SymInt& given_dim, const OptionalTensor& tensor_scale) {
+      const c10::SymInt& given_dim, const OptionalTensor& tensor_scale, const OptionalTensor& random) {
     check_is_floating(op, "x", x);
+    check_random(op, random, x);
     const auto settings = block_settings(op, grid, rule);
     TORCH_CHECK_VALUE(
         block >= 1 || block == -1, op, ": block must be at least 1, or None for the whole of dim, got ", block);
@@ -207,19 +214,19 @@ struct FakeQuantizeBlocksGradient {
   template <typename Below>
   static at::Tensor record(
       const Below& below, const at::Tensor& x, c10::string_view grid, const c10::SymInt& block, c10::string_view rule,
-      const c10::SymInt& dim, const OptionalTensor& tensor_scale) {
+      const c10::SymInt& dim, const OptionalTensor& tensor_scale, const OptionalTensor& random) {
     namespace autograd = torch::autograd;
     at::Tensor y = below();
-    const auto constant = [&] { return tensor_scale ? tensor_scale->detach() : at::Tensor(); };
     if (autograd::compute_requires_grad(x)) {
-      const auto node = make_node<FakeQuantizeBlocksBackward>(x, constant(), Settings(grid, block, rule, dim));
+      const auto constant = [](const OptionalTensor& tensor) { return tensor ? tensor->detach() : at::Tensor(); };
+      const auto node = make_node<FakeQuantizeBlocksBackward>(
+          x, constant(tensor_scale), constant(random), Settings(grid, block, rule, dim));
       node->set_next_edges(autograd::collect_next_edges(x));
       autograd::set_history(y, node);
     }
     if (autograd::isFwGradDefined(x)) {
-      const OptionalTensor scale = tensor_scale ? OptionalTensor(constant()) : std::nullopt;
-      const auto tangent =
-          passed(x._fw_grad(/*level=*/0), primal_of(x).detach(), scale, Settings(grid, block, rule, dim));
+      const BlockTensors constants{primal_of(x).detach(), detached(tensor_scale), detached(random)};
+      const auto tangent = passed(x._fw_grad(/*level=*/0), constants, Settings(grid, block, rule, dim));
       y._set_fw_grad(tangent, /*level=*/0, /*is_inplace_op=*/false);
     }
     return y;
@@ -229,31 +236,33 @@ struct FakeQuantizeBlocksGradient {
   template <typename Call>
   static at::Tensor batched(
       const Batch& batch, const Call& call, const at::Tensor& x, c10::string_view grid, const c10::SymInt& block,
-      c10::string_view rule, const c10::SymInt& dim, const OptionalTensor& tensor_scale) {
+      c10::string_view rule, const c10::SymInt& dim, const OptionalTensor& tensor_scale, const OptionalTensor& random) {
     const bool has_none = x.dim() == 0;
-    const auto input = has_none ? batch.input(x).unsqueeze(1) : batch.input(x);
-    OptionalTensor scale = batch.argument(tensor_scale);
-    if (scale && has_none && scale->dim() == 1) {
-      scale = scale->unsqueeze(1);
+    BlockTensors inputs{batch.input(x), batch.argument(tensor_scale), batch.input(random)};
+    if (has_none) {
+      inputs = inputs.map(inputs.tensor_scale, [](const at::Tensor& t) { return t.unsqueeze(1); });
     }
-    const auto y = call(input, grid, block, rule, dim < 0 ? dim : dim + 1, scale);
+    if (inputs.tensor_scale && has_none && inputs.tensor_scale->dim() == 1) {
+      inputs.tensor_scale = inputs.tensor_scale->unsqueeze(1);
+    }
+    const auto y = call(inputs.x, grid, block, rule, dim < 0 ? dim : dim + 1, inputs.tensor_scale, inputs.random);
     return has_none ? y.squeeze(1) : y;
   }
 };
 
 at::Tensor fake_quantize_blocks_composite(
     const at::Tensor& x, c10::string_view grid, c10::SymInt block, c10::string_view rule, c10::SymInt dim,
-    const OptionalTensor& tensor_scale) {
-  return values(x, tensor_scale, Settings(grid, std::move(block), rule, dim));
+    const OptionalTensor& tensor_scale, const OptionalTensor& random) {
+  return values({x, tensor_scale, random}, Settings(grid, std::move(block), rule, dim));
 }
 
 at::Tensor fake_quantize_blocks_eager(
     const at::Tensor& x, c10::string_view grid, c10::SymInt block, c10::string_view rule, c10::SymInt dim,
-    const OptionalTensor& tensor_scale) {
+    const OptionalTensor& tensor_scale, const OptionalTensor& random) {
   const Settings settings(grid, std::move(block), rule, dim);
-  return has_kernel<FakeQuantizeBlocksKernel>(x, tensor_scale ? *tensor_scale : x)
+  return !random && has_kernel<FakeQuantizeBlocksKernel>(x, tensor_scale ? *tensor_scale : x)
              ? run(std::nullopt, x, tensor_scale, settings)
-             : values(x, tensor_scale, settings);
+             : values({x, tensor_scale, random}, settings);
 }
 
 }  // namespace
@@ -261,8 +270,8 @@ at::Tensor fake_quantize_blocks_eager(
 TORCH_LIBRARY_FRAGMENT(ste, library) {
   Op<FakeQuantizeBlocksGradient, fake_quantize_blocks_composite, fake_quantize_blocks_eager>::define(
       library,
-      "fake_quantize_blocks(Tensor x, str grid, SymInt block, str rule, SymInt dim=-1, Tensor? tensor_scale=None) -> "
-      "Tensor");
+      "fake_quantize_blocks(Tensor x, str grid, SymInt block, str rule, SymInt dim=-1, Tensor? tensor_scale=None, "
+      "Tensor? random=None) -> Tensor");
 }
 
 }  // namespace ste

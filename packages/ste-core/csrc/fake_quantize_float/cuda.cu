@@ -41,6 +41,7 @@ std::array<at::Tensor, 3> fake_quantize_float_backward(
 
 [[maybe_unused]] const bool entered =
     (FakeQuantizeFloatKernel::cuda = &fake_quantize_float,
+     FakeQuantizeFloatAtRandomKernel::cuda = &fake_quantize_at_random<element::FloatEndsIn>,
      FakeQuantizeFloatBackwardKernel::cuda = &fake_quantize_float_backward, true);
 
 }  // namespace

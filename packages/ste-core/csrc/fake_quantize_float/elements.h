@@ -23,6 +23,7 @@ struct FloatGrid {
   V scale;
   V least;
   V shift;  // times a power of two, what has no bits below the format's, as a sum with a number below twice that power
+  V step;   // times a power of two, the distance of the numbers from there to twice that power
   V max;
   V limit;
   Overflow overflow;
@@ -36,17 +37,19 @@ struct FloatEndsIn {
   explicit FloatEndsIn(const FloatEnds& ends)
       : least(static_cast<W>(ends.least)),
         shift(std::ldexp(W(1), std::numeric_limits<W>::digits - 1 - ends.mantissa_bits)),
+        step(std::ldexp(W(1), -ends.mantissa_bits)),
         max(static_cast<W>(ends.max)),
         limit(static_cast<W>(ends.limit)),
         overflow(static_cast<W>(ends.overflow)) {}
 
   template <typename V>
   C10_HOST_DEVICE FloatGrid<V> grid(const V& scale, const V& /*zero_point*/) const {
-    return {scale, V(least), V(shift), V(max), V(limit), V(overflow)};
+    return {scale, V(least), V(shift), V(step), V(max), V(limit), V(overflow)};
   }
 
   W least;
   W shift;
+  W step;
   W max;
   W limit;
   W overflow;
@@ -55,7 +58,9 @@ struct FloatEndsIn {
 template <typename V, typename W, typename Function>
 inline void with_vectors(const FloatGrid<W>& grid, const Function& function) {
   const auto with_overflow = [&]<typename Overflow>(const Overflow& overflow) {
-    function(FloatGrid<V, Overflow>{V(grid.scale), V(grid.least), V(grid.shift), V(grid.max), V(grid.limit), overflow});
+    function(
+        FloatGrid<V, Overflow>{
+            V(grid.scale), V(grid.least), V(grid.shift), V(grid.step), V(grid.max), V(grid.limit), overflow});
   };
   if (grid.overflow == grid.max) {
     with_overflow(Saturates());
@@ -97,6 +102,14 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE V round_to_format(V x, V bound, const FloatGri
   return (held + raised) - raised;
 }
 
+// The same, but one of the two numbers around x, by chance.
+template <typename V, typename Overflow>
+C10_HOST_DEVICE C10_ALWAYS_INLINE V round_to_format_at_random(V x, V random, const FloatGrid<V, Overflow>& grid) {
+  const V held = at_most(absolute(x), grid.limit);
+  const V step = power_within(held, grid.least, grid.limit) * grid.step;
+  return absolute(round_at_random(with_sign_of(held, x) / step, random)) * step;
+}
+
 // Of its magnitude, so rounded, the number of the format.
 template <typename V, typename Overflow>
 C10_HOST_DEVICE C10_ALWAYS_INLINE V within_format(V size, V x, const FloatGrid<V, Overflow>& grid) {
@@ -115,6 +128,11 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE V fake_quantize_scaled(V scaled, const FloatGr
   } else {
     return within_format(round_to_format(scaled, grid.limit, grid), scaled, grid) * grid.scale;
   }
+}
+
+template <typename V, typename Overflow>
+C10_HOST_DEVICE C10_ALWAYS_INLINE V fake_quantize_at_random(V scaled, V random, const FloatGrid<V, Overflow>& grid) {
+  return within_format(round_to_format_at_random(scaled, random, grid), scaled, grid) * grid.scale;
 }
 
 template <typename V, typename Overflow>

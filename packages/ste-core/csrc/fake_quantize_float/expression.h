@@ -39,6 +39,7 @@ inline element::FloatGrid<Expression> grid_of(const Expression& scale, const Flo
       scale,
       Expression(ends.least),
       Expression(std::ldexp(1.0, digits - 1 - ends.mantissa_bits)),
+      Expression(std::ldexp(1.0, -ends.mantissa_bits)),
       Expression(ends.max),
       Expression(ends.limit),
       Expression(ends.overflow)};

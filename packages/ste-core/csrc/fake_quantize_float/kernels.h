@@ -19,7 +19,13 @@ struct FakeQuantizeFloatKernel : Forward<2, FloatEnds> {
   static Cuda cuda;
 };
 
-// The same.
+// And a number from 0 to 1 for each element of x.
+struct FakeQuantizeFloatAtRandomKernel : Forward<3, FloatEnds> {
+  static const Loops DEFAULT, AVX2, AVX512;
+  static Cuda cuda;
+};
+
+// The arguments are those of the first.
 struct FakeQuantizeFloatBackwardKernel : Backward<FloatEnds> {
   static const Loops DEFAULT, AVX2, AVX512;
   static Cuda cuda;

@@ -14,6 +14,7 @@
 namespace ste {
 
 constinit FakeQuantizeFloatKernel::Cuda FakeQuantizeFloatKernel::cuda = nullptr;
+constinit FakeQuantizeFloatAtRandomKernel::Cuda FakeQuantizeFloatAtRandomKernel::cuda = nullptr;
 constinit FakeQuantizeFloatBackwardKernel::Cuda FakeQuantizeFloatBackwardKernel::cuda = nullptr;
 
 namespace {
@@ -42,11 +43,12 @@ struct Settings {
 
 // x on the grid, by operations of torch, in the dtype that it is computed in.
 struct Grid {
-  Grid(const at::Tensor& x, const at::Tensor& step, const FloatEnds& ends)
+  Grid(const at::Tensor& x, const at::Tensor& step, const OptionalTensor& random, const FloatEnds& ends)
       : dtype(computed_in(x)), scale(in_dtype(step, dtype)), scaled(in_dtype(x, dtype) / scale) {
     const auto grid = grid_of(Expression(scale), ends, dtype);
     const Expression v(scaled);
-    const auto size = element::round_to_format(v, grid.limit, grid);
+    const auto size = random ? element::round_to_format_at_random(v, Expression(in_dtype(*random, dtype)), grid)
+                             : element::round_to_format(v, grid.limit, grid);
     q = element::within_format(size, v, grid).tensor();
     is_inside = size.tensor().le(ends.max);
   }
@@ -60,8 +62,10 @@ struct Grid {
 
 // The derivatives around a grid of values, which are no functions of the arguments.
 struct Slopes : Grid {
-  Slopes(const at::Tensor& x, const at::Tensor& step, const OptionalTensor& /*zero_point*/, const Settings& settings)
-      : Grid(x.detach(), step.detach(), settings.ends) {}
+  Slopes(
+      const at::Tensor& x, const at::Tensor& step, const OptionalTensor& /*zero_point*/, const OptionalTensor& random,
+      const Settings& settings)
+      : Grid(x.detach(), step.detach(), detached(random), settings.ends) {}
 
   at::Tensor by_scale(const OptionalTensor& /*zero_point*/, const at::Scalar& /*grad_scale*/) const {
     return q - at::where(is_inside, scaled, 0);
@@ -74,36 +78,49 @@ struct Slopes : Grid {
 struct FakeQuantizeFloatGradient {
   static void check(
       const char* op, const at::Tensor& x, const at::Tensor& scale, c10::string_view format,
-      const at::Scalar& /*grad_scale*/, bool /*saturate*/) {
+      const at::Scalar& /*grad_scale*/, bool /*saturate*/, const OptionalTensor& random) {
     check_is_floating(op, "x", x);
     check_parameter(op, "scale", scale, x, /*may_be_integer=*/false);
     format_of(op, format);
+    check_random(op, random, x);
   }
 
   template <typename Below>
   static at::Tensor record(
       const Below& below, const at::Tensor& x, const at::Tensor& scale, c10::string_view format,
-      const at::Scalar& grad_scale, bool saturate) {
+      const at::Scalar& grad_scale, bool saturate, const OptionalTensor& random) {
     at::Tensor y = below();
-    record_fake_quantize(y, x, scale, std::nullopt, Settings(format, grad_scale, saturate));
+    record_fake_quantize(y, x, scale, std::nullopt, random, Settings(format, grad_scale, saturate));
     return y;
+  }
+
+  template <typename Call>
+  static at::Tensor batched(
+      const Batch& batch, const Call& call, const at::Tensor& x, const at::Tensor& scale, c10::string_view format,
+      const at::Scalar& grad_scale, bool saturate, const OptionalTensor& random) {
+    return call(batch.input(x), batch.argument(scale), format, grad_scale, saturate, batch.input(random));
   }
 };
 
 at::Tensor fake_quantize_float_composite(
-    const at::Tensor& x, const at::Tensor& scale, c10::string_view format, const at::Scalar& grad_scale,
-    bool saturate) {
-  const Grid grid(x, scale, Settings(format, grad_scale, saturate).ends);
+    const at::Tensor& x, const at::Tensor& scale, c10::string_view format, const at::Scalar& grad_scale, bool saturate,
+    const OptionalTensor& random) {
+  const Grid grid(x, scale, random, Settings(format, grad_scale, saturate).ends);
   return in_dtype(grid.q * grid.scale, x.scalar_type());
 }
 
 at::Tensor fake_quantize_float_eager(
-    const at::Tensor& x, const at::Tensor& scale, c10::string_view format, const at::Scalar& grad_scale,
-    bool saturate) {
-  if (!has_kernel<FakeQuantizeFloatKernel>(x, scale)) {
-    return fake_quantize_float_composite(x, scale, format, grad_scale, saturate);
+    const at::Tensor& x, const at::Tensor& scale, c10::string_view format, const at::Scalar& grad_scale, bool saturate,
+    const OptionalTensor& random) {
+  if (!has_kernel<FakeQuantizeFloatKernel>(x, scale, random ? *random : scale)) {
+    return fake_quantize_float_composite(x, scale, format, grad_scale, saturate, random);
   }
   const auto step = converted(scale, computed_in(x));
+  if (random) {
+    const auto chance = random->to(computed_in(x));
+    const Settings settings(format, grad_scale, saturate);
+    return run_forward<FakeQuantizeFloatAtRandomKernel>(x, {&*step, &*step, &chance}, settings.ends);
+  }
   return run_forward<FakeQuantizeFloatKernel>(x, {&*step, &*step}, Settings(format, grad_scale, saturate).ends);
 }
 
@@ -112,7 +129,8 @@ at::Tensor fake_quantize_float_eager(
 TORCH_LIBRARY_FRAGMENT(ste, library) {
   Op<FakeQuantizeFloatGradient, fake_quantize_float_composite, fake_quantize_float_eager>::define(
       library,
-      "fake_quantize_float(Tensor x, Tensor scale, str format, Scalar grad_scale=1.0, bool saturate=True) -> Tensor");
+      "fake_quantize_float(Tensor x, Tensor scale, str format, Scalar grad_scale=1.0, bool saturate=True, "
+      "Tensor? random=None) -> Tensor");
 }
 
 }  // namespace ste

@@ -1,4 +1,4 @@
-// What takes any strides, block by block: a backward, and a forward of two tensors.
+// What takes any strides, block by block: a backward, and a forward of x and arguments.
 //
 // Compiled as vectors.h is.
 #pragma once
@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 namespace ste::cpu {
 inline namespace CPU_CAPABILITY {
@@ -114,26 +115,36 @@ class BlockWriter {
   std::array<W, kBlock> block_;
 };
 
-// y = function(x, argument), of vectors of what is computed in, in which the argument is.
-template <typename T, typename Function>
-void with_argument(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, const Function& function) {
+// y = function(x, arguments...), of vectors of what is computed in, in which the arguments are.
+template <typename T, size_t... argument, typename Function>
+void with_arguments(
+    std::index_sequence<argument...>, char* const* data, const int64_t* strides, int64_t size0, int64_t size1,
+    const Function& function) {
   using W = at::opmath_type<T>;
+  constexpr size_t operands = 2 + sizeof...(argument);
   for (int64_t row = 0; row < size1; ++row) {
-    BlockWriter<T> y(Output::store, data[0] + row * strides[3], strides[0]);
-    BlockReader<T> x(data[1] + row * strides[4], strides[1], size0);
-    BlockReader<W> argument(data[2] + row * strides[5], strides[2], size0);
+    const auto begin = [&](size_t operand) { return data[operand] + row * strides[operands + operand]; };
+    BlockWriter<T> y(Output::store, begin(0), strides[0]);
+    BlockReader<T> x(begin(1), strides[1], size0);
+    std::array<BlockReader<W>, sizeof...(argument)> arguments{
+        BlockReader<W>(begin(2 + argument), strides[2 + argument], size0)...};
     for (int64_t i = 0; i < size0; i += kBlock) {
       const int64_t count = std::min(kBlock, size0 - i);
       const W* const xs = x.block(i, count);
-      const W* const arguments = argument.block(i, count);
+      const std::array<const W*, sizeof...(argument)> blocks{arguments[argument].block(i, count)...};
       W* const ys = y.block(i);
       for_vectors<W>(0, count, [&](int64_t k, auto size) {
-        const auto result = function(load_vector(xs + k, size), load_vector(arguments + k, size));
+        const auto result = function(load_vector(xs + k, size), load_vector(blocks[argument] + k, size)...);
         store<W>(result, reinterpret_cast<char*>(ys), k, size);
       });
       y.flush(i, count);
     }
   }
+}
+
+template <typename T, size_t n, typename Function>
+void with_arguments(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, const Function& function) {
+  with_arguments<T>(std::make_index_sequence<n>(), data, strides, size0, size1, function);
 }
 
 // `block(to_x, to_first, to_second, g, x, first, second, count)` computes the gradients to x, of dtype T, and to two

@@ -59,5 +59,6 @@ at::Tensor forward(ForwardLoop loop, const at::Tensor& x, const Arguments<n>& ar
 template at::Tensor forward<0>(ForwardLoop loop, const at::Tensor& x, const Arguments<0>& arguments);
 template at::Tensor forward<1>(ForwardLoop loop, const at::Tensor& x, const Arguments<1>& arguments);
 template at::Tensor forward<2>(ForwardLoop loop, const at::Tensor& x, const Arguments<2>& arguments);
+template at::Tensor forward<3>(ForwardLoop loop, const at::Tensor& x, const Arguments<3>& arguments);
 
 }  // namespace ste::cpu

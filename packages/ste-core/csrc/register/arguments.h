@@ -54,6 +54,13 @@ void check_parameter(
 // A tensor of x's dtype or float32, and of x's shape.
 void check_beside(const char* op, const char* name, const at::Tensor& tensor, const at::Tensor& x);
 
+// The same, of numbers to round by, if there are any.
+inline void check_random(const char* op, const std::optional<at::Tensor>& random, const at::Tensor& x) {
+  if (random) {
+    check_beside(op, "random", *random, x);
+  }
+}
+
 // hard is floating, integer or boolean, and soft floating, of hard's shape and beside it.
 void check_hard_and_soft(const char* op, const at::Tensor& hard, const at::Tensor& soft);
 
@@ -69,6 +76,11 @@ inline bool lies_beside(const at::Tensor& parameter, const at::Tensor& x) {
 
 // A parameter that has been checked, such that it does. Differentiable.
 at::Tensor beside(const at::Tensor& parameter, const at::Tensor& x);
+
+// Without what it follows from.
+inline std::optional<at::Tensor> detached(const std::optional<at::Tensor>& tensor) {
+  return tensor ? std::optional(tensor->detach()) : std::nullopt;
+}
 
 // The end of a grid of integers in the dtype that is computed in: rounded inwards, so that nothing lies beyond it.
 double end_in_dtype(Side side, int64_t end, at::ScalarType dtype);

@@ -23,6 +23,9 @@ class Batch {
   // x with the batch first, whether it was batched or not: what broadcasts against x must not enlarge it. So too what
   // has to be of x's shape.
   at::Tensor input(const at::Tensor& x) const;
+  std::optional<at::Tensor> input(const std::optional<at::Tensor>& x) const {
+    return x ? std::optional(input(*x)) : std::nullopt;
+  }
 
   // A bound with the batch first and its logical rank padded to x's. What is no tensor is passed on.
   at::Tensor argument(const at::Tensor& bound) const;

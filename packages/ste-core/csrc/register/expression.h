@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/abs.h>
 #include <ATen/ops/exp.h>
+#include <ATen/ops/floor.h>
 #include <ATen/ops/log.h>
 #include <ATen/ops/where.h>
 #include <c10/core/Scalar.h>
@@ -67,6 +68,9 @@ inline Expression operator-(const Expression& x) {
 
 inline Expression absolute(const Expression& x) {
   return Expression(at::abs(x.tensor()));
+}
+inline Expression round_below(const Expression& x) {
+  return Expression(at::floor(x.tensor()));
 }
 inline Expression exponential(const Expression& x) {
   return Expression(at::exp(x.tensor()));

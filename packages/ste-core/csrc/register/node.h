@@ -12,6 +12,7 @@
 #include <torch/csrc/autograd/functions/utils.h>
 
 #include <memory>
+#include <optional>
 #include <type_traits>
 #include <utility>
 
@@ -28,6 +29,11 @@ Pointer make_node(Args&&... args) {
   } else {
     return Pointer(c10::make_intrusive<T>(std::forward<Args>(args)...));
   }
+}
+
+// What was saved, which may be nothing.
+inline std::optional<at::Tensor> optional(at::Tensor tensor) {
+  return tensor.defined() ? std::optional(std::move(tensor)) : std::nullopt;
 }
 
 // Whether the loops can take them: hooks for saved tensors may return any dtype and shape, not only what was saved.

@@ -27,11 +27,12 @@ namespace ste {
 // `Gradient::record(below, x, args...)` calls `below()` for the result and makes it differentiable; where the op takes
 // other arguments than floating or integer tensors and bounds for them, `Gradient::check` refuses them; and where its
 // tensors do not broadcast to x's shape but have to be of it, there is a `Gradient::takes_one_shape`. Where an element
-// of the result depends on others of x, there are a `Gradient::is_not_pointwise`, and `Gradient::batched(batch, call,
-// x, args...)`, which calls the op on what has vmap's dimension as its first. `Composite` and `Eager` compute the op
-// from arguments that have been checked, to the same bits: `Composite` for compilers and for tensors that are not
-// plain, `Eager` for all others, where a single kernel does it. (Not by a registration at CPU and CUDA: the op would
-// then stay in the graph of torch.compile as a call that nothing fuses with.)
+// of the result depends on others of x, there is a `Gradient::is_not_pointwise`. Where vmap needs other arguments than
+// these, there is a `Gradient::batched(batch, call, x, args...)`, which calls the op on what has vmap's dimension as
+// its first. `Composite` and `Eager` compute the op from arguments that have been checked, to the same bits:
+// `Composite` for compilers and for tensors that are not plain, `Eager` for all others, where a single kernel does it.
+// (Not by a registration at CPU and CUDA: the op would then stay in the graph of torch.compile as a call that nothing
+// fuses with.)
 template <typename Gradient, auto Composite, auto Eager = Composite, typename Signature = decltype(Composite)>
 class Op;
 

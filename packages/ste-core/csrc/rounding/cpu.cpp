@@ -55,7 +55,7 @@ void to_integer(char* const* data, const int64_t* strides, int64_t size0, int64_
 
 template <typename T>
 void stochastic_round(char* const* data, const int64_t* strides, int64_t size0, int64_t size1) {
-  with_argument<T>(data, strides, size0, size1, [](const auto& x, const auto& random) {
+  with_arguments<T, 1>(data, strides, size0, size1, [](const auto& x, const auto& random) {
     return element::round_at_random(x, random);
   });
 }

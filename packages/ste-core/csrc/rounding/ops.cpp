@@ -1,16 +1,16 @@
 // round_ste, ceil_ste, floor_ste, trunc_ste and stochastic_round_ste.
+#include "elements.h"
 #include "kernels.h"
 
 #include "../memory/forward.h"
+#include "../register/expression.h"
 #include "../register/op.h"
 #include "../register/straight_through.h"
 
-#include <ATen/TensorOperators.h>
 #include <ATen/ops/ceil.h>
 #include <ATen/ops/floor.h>
 #include <ATen/ops/round.h>
 #include <ATen/ops/trunc.h>
-#include <ATen/ops/where.h>
 
 namespace ste {
 
@@ -43,9 +43,7 @@ at::Tensor to_integer(const at::Tensor& x) {
 
 at::Tensor stochastic_round(const at::Tensor& x, const at::Tensor& random) {
   const auto dtype = computed_in(x);
-  const auto wide = x.to(dtype);
-  const auto below = at::floor(wide);
-  return at::where(random.to(dtype).lt(wide - below), below + 1, below).to(x.scalar_type());
+  return element::round_at_random(Expression(x.to(dtype)), Expression(random.to(dtype))).tensor().to(x.scalar_type());
 }
 
 at::Tensor stochastic_round_eager(const at::Tensor& x, const at::Tensor& random) {

@@ -65,7 +65,7 @@ void ternary_sign(char* const* data, const int64_t* strides, int64_t size0, int6
 
 template <typename T>
 void ternary_threshold(char* const* data, const int64_t* strides, int64_t size0, int64_t size1) {
-  with_argument<T>(data, strides, size0, size1, [](const auto& x, const auto& threshold) {
+  with_arguments<T, 1>(data, strides, size0, size1, [](const auto& x, const auto& threshold) {
     return element::ternary_sign(x, threshold);
   });
 }

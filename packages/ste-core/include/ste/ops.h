@@ -73,11 +73,12 @@ STE_API at::Tensor tensor_clamp(const at::Tensor& x, const at::Tensor& min_val, 
 /// and to the zero point (LSQ, arXiv 1902.08153; LSQ+, arXiv 2004.09576); those to the two are multiplied by
 /// `grad_scale`. The parameters broadcast to x's shape; a zero point that is not given is 0. `inside` says what the
 /// gradients test against the ends: "rounded", the integer; or "scaled", what it was before it was rounded, as LSQ
-/// does.
+/// does. With `random`, of x's shape and from 0 to 1, rounding is that of stochastic_round_ste; so it is in the two
+/// functions below, between the neighbors on their grids.
 STE_API at::Tensor fake_quantize(
     const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point = std::nullopt,
     int64_t quant_min = -128, int64_t quant_max = 127, const at::Scalar& grad_scale = 1.0,
-    c10::string_view inside = "rounded");
+    c10::string_view inside = "rounded", const std::optional<at::Tensor>& random = std::nullopt);
 
 /// x / scale, rounded to the numbers of a floating-point format of few bits, times the scale, with gradients to x and
 /// to the scale; that to the scale is multiplied by `grad_scale`. The scale broadcasts to x's shape. `format` is
@@ -86,7 +87,7 @@ STE_API at::Tensor fake_quantize(
 /// saturates, infinity or NaN as the format has it.
 STE_API at::Tensor fake_quantize_float(
     const at::Tensor& x, const at::Tensor& scale, c10::string_view format, const at::Scalar& grad_scale = 1.0,
-    bool saturate = true);
+    bool saturate = true, const std::optional<at::Tensor>& random = std::nullopt);
 
 /// x / scale, rounded to a grid, times the scale, with a scale for each block of neighbors along a dimension that
 /// follows from them by `rule`: "absmax", "minmax", "floor", "ceil", "even", "rceil" or "e4m3fn". The gradient passes
@@ -96,6 +97,7 @@ STE_API at::Tensor fake_quantize_float(
 /// grid.
 STE_API at::Tensor fake_quantize_blocks(
     const at::Tensor& x, c10::string_view grid, std::optional<int64_t> block, c10::string_view rule, int64_t dim = -1,
-    const std::optional<at::Tensor>& tensor_scale = std::nullopt);
+    const std::optional<at::Tensor>& tensor_scale = std::nullopt,
+    const std::optional<at::Tensor>& random = std::nullopt);
 
 }  // namespace ste

@@ -179,6 +179,12 @@ def check_beside(op: str, name: str, tensor: Any, x: Tensor) -> None:
     _check_lies_as(op, name, tensor, "x", x)
 
 
+def check_random(op: str, random: Any, x: Tensor) -> None:
+    """The same, of numbers to round by, if there are any."""
+    if random is not None:
+        check_beside(op, "random", random, x)
+
+
 def _check_lies_as(op: str, name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     """On the same device, and of the same shape."""
     if tensor.device != other.device:

@@ -14,6 +14,7 @@ from ste._arguments import (
     check_is_string,
     check_is_tensor,
     check_parameter,
+    check_random,
     integer,
     tensor_parameter,
 )
@@ -21,6 +22,7 @@ from ste._batching import logical, with_batch
 from ste._fake_quantize_float import Numbers
 from ste._float_format import FloatFormat, format_of
 from ste._function import Rule, StraightThroughByRule
+from ste._rounding import round_at_random
 
 __all__ = ["fake_quantize_blocks_fn"]
 
@@ -107,30 +109,46 @@ class fake_quantize_blocks_fn(StraightThroughByRule):
 
     @staticmethod
     def forward(
-        x: Tensor, grid: str, block: int, rule: str, dim: int = -1, tensor_scale: Tensor | None = None
+        x: Tensor,
+        grid: str,
+        block: int,
+        rule: str,
+        dim: int = -1,
+        tensor_scale: Tensor | None = None,
+        random: Tensor | None = None,
     ) -> Tensor:
         settings, scale = checked_settings("fake_quantize_blocks", x, grid, block, rule, dim, tensor_scale)
+        check_random("fake_quantize_blocks", random, x)
         if x.numel() == 0:
             return x.round()
-        return _lying_as(x, by_blocks(x, scale, settings, Blocks.values).to(x.dtype))
+        return _lying_as(x, by_blocks(x, scale, settings, Blocks.values, random).to(x.dtype))
 
     @staticmethod
     def rule(
-        x: Tensor, grid: str, block: int, rule: str, dim: int = -1, tensor_scale: Any = None
-    ) -> tuple[Rule, tuple[Tensor, ...]]:
+        x: Tensor,
+        grid: str,
+        block: int,
+        rule: str,
+        dim: int = -1,
+        tensor_scale: Any = None,
+        random: Tensor | None = None,
+    ) -> tuple[Rule, tuple[Any, ...]]:
         settings, scale = checked_settings("fake_quantize_blocks", x, grid, block, rule, dim, tensor_scale)
-        return partial(_passed, settings), (x,) if scale is None else (x, scale)
+        return partial(_passed, settings), (x, scale, None if random is None else random.detach())
 
     @classmethod
     def call_batched(
         cls, call: Callable[..., Tensor], batch_size: int, in_dims: Sequence[int | None], args: Sequence[Any]
     ) -> Tensor:
         # The dispatcher leaves out what is given as its default.
-        defaults: list[Any] = [-1, None]
-        x, grid, block, rule, dim, tensor_scale = [*args, *defaults[len(args) - 4 :]]
-        scale_dim = in_dims[5] if len(in_dims) > 5 else None
+        defaults: list[Any] = [-1, None, None]
+        x, grid, block, rule, dim, tensor_scale, random = [*args, *defaults[len(args) - 4 :]]
+        scale_dim, random_dim = [*in_dims[5:], None, None][:2]
         shown = None if tensor_scale is None else logical(tensor_scale, scale_dim)
         settings, _ = checked_settings("fake_quantize_blocks", logical(x, in_dims[0]), grid, block, rule, dim, shown)
+        if random is not None:
+            check_random("fake_quantize_blocks", logical(random, random_dim), logical(x, in_dims[0]))
+            random = with_batch(random, random_dim, batch_size)
         x = with_batch(x, in_dims[0], batch_size)
         # A sample without dimensions gets one, for its block to lie in.
         has_none = x.dim() == 1
@@ -139,9 +157,9 @@ class fake_quantize_blocks_fn(StraightThroughByRule):
             assert shown is not None
             tensor_scale = tensor_scale.movedim(scale_dim, 0)
             tensor_scale = tensor_scale.reshape(batch_size, *[1] * (rank + 1 - tensor_scale.dim()), *shown.shape)
-        y = call(
-            x.unsqueeze(1) if has_none else x, grid, block, rule, dim if settings.dim < 0 else dim + 1, tensor_scale
-        )
+        if has_none:
+            x, random = x.unsqueeze(1), None if random is None else random.unsqueeze(1)
+        y = call(x, grid, block, rule, dim if settings.dim < 0 else dim + 1, tensor_scale, random)
         return y.squeeze(1) if has_none else y
 
     @staticmethod
@@ -151,12 +169,12 @@ class fake_quantize_blocks_fn(StraightThroughByRule):
         raise errors.SymbolicValueError("fake_quantize_blocks: torch.onnx.export has it with dynamo=True alone", x)
 
 
-def _passed(settings: Settings, g: Tensor, x: Tensor, tensor_scale: Tensor | None = None) -> Tensor:
+def _passed(settings: Settings, g: Tensor, x: Tensor, tensor_scale: Tensor | None, random: Tensor | None) -> Tensor:
     """What the op makes of a gradient or a tangent."""
     x = x.detach()
     if x.numel() == 0:
         return g
-    return torch.where(_lying_as(x, by_blocks(x, tensor_scale, settings, Blocks.is_inside)), g, 0)
+    return torch.where(_lying_as(x, by_blocks(x, tensor_scale, settings, Blocks.is_inside, random)), g, 0)
 
 
 def _lying_as(x: Tensor, result: Tensor) -> Tensor:
@@ -172,7 +190,11 @@ def has_no_block(x: Tensor, settings: Settings) -> bool:
 
 
 def by_blocks(
-    x: Tensor, tensor_scale: Tensor | None, settings: Settings, function: Callable[["Blocks"], Tensor]
+    x: Tensor,
+    tensor_scale: Tensor | None,
+    settings: Settings,
+    function: Callable[["Blocks"], Tensor],
+    random: Tensor | None = None,
 ) -> Tensor:
     """The function of the blocks along a dimension, of which there is one at least.
 
@@ -180,21 +202,29 @@ def by_blocks(
     index that is divided by a size it is no multiple of is what torch 2.13's inductor gets wrong for CPUs.
     """
     if x.dim() == 0:
-        return by_blocks(x.unsqueeze(0), tensor_scale, settings, function).squeeze(0)
+        random = None if random is None else random.unsqueeze(0)
+        return by_blocks(x.unsqueeze(0), tensor_scale, settings, function, random).squeeze(0)
     dim, block = settings.dim % x.dim(), settings.block
     length = x.shape[dim]
     if block < 0 or block >= length:
-        return function(Blocks(x, tensor_scale, dim, settings))
+        return function(Blocks(x, tensor_scale, random, dim, settings))
     whole, rest = length // block, length % block
-    head = x if rest == 0 else x.narrow(dim, 0, whole * block)
     scale_of_head = tensor_scale
     if tensor_scale is not None and dim - x.dim() + tensor_scale.dim() >= 0:
         scale_of_head = tensor_scale.unsqueeze(dim - x.dim() + tensor_scale.dim())
-    unflattened = head.reshape(*x.shape[:dim], whole, block, *x.shape[dim + 1 :])
-    of_head = function(Blocks(unflattened, scale_of_head, dim + 1, settings)).flatten(dim, dim + 1)
-    if rest == 0:
-        return of_head
-    return torch.cat((of_head, function(Blocks(x.narrow(dim, whole * block, rest), tensor_scale, dim, settings))), dim)
+
+    def in_blocks(tensor: Tensor) -> Tensor:
+        head = tensor if rest == 0 else tensor.narrow(dim, 0, whole * block)
+        return head.reshape(*x.shape[:dim], whole, block, *x.shape[dim + 1 :])
+
+    def at_end(tensor: Tensor) -> Tensor:
+        return tensor.narrow(dim, whole * block, rest)
+
+    def of_piece(piece: Callable[[Tensor], Tensor], scale: Tensor | None, axis: int) -> Tensor:
+        return function(Blocks(piece(x), scale, None if random is None else piece(random), axis, settings))
+
+    of_head = of_piece(in_blocks, scale_of_head, dim + 1).flatten(dim, dim + 1)
+    return of_head if rest == 0 else torch.cat((of_head, of_piece(at_end, tensor_scale, dim)), dim)
 
 
 class Blocks:
@@ -207,7 +237,9 @@ class Blocks:
 
     zero_point: Tensor | None = None
 
-    def __init__(self, x: Tensor, tensor_scale: Tensor | None, axis: int, settings: Settings) -> None:
+    def __init__(
+        self, x: Tensor, tensor_scale: Tensor | None, random: Tensor | None, axis: int, settings: Settings
+    ) -> None:
         self._settings = settings
         self._dtype = torch.promote_types(x.dtype, torch.float32)
         wide = x.to(self._dtype)
@@ -222,6 +254,7 @@ class Blocks:
             self.scale = self._scale(wide.abs().amax(axis, keepdim=True), tensor_scale)
             divisor = self._divisor()
         self._scaled = wide / divisor
+        self._random = random
 
     def values(self) -> Tensor:
         if self._settings.format is not None:
@@ -240,11 +273,11 @@ class Blocks:
         return shifted == clamped
 
     def _rounded_to(self, format: FloatFormat) -> tuple[Tensor, Tensor]:
-        return Numbers(format, True, self._dtype).round(self._scaled)
+        return Numbers(format, True, self._dtype).round(self._scaled, self._random)
 
     def _integers(self) -> tuple[Tensor, Tensor]:
         """Before and after they are clamped."""
-        rounded = self._scaled.round()
+        rounded = self._scaled.round() if self._random is None else round_at_random(self._scaled, self._random)
         shifted = rounded if self.zero_point is None else rounded + self.zero_point
         low = -self._settings.max if self.zero_point is None else -self._settings.limit
         return shifted, shifted.clamp(low, self._settings.max)

@@ -7,9 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ste._arguments import check_is_floating, check_quantization, end_in_dtype, integer, tensor_parameter
+from ste._arguments import (
+    check_is_floating,
+    check_quantization,
+    check_random,
+    end_in_dtype,
+    integer,
+    tensor_parameter,
+)
 from ste._clamp import clamp_by_extrema
+from ste._function import onnx_is_none
 from ste._grid import Grid, GridFunction
+from ste._rounding import onnx_round_at_random, round_at_random
 
 __all__ = ["fake_quantize_fn"]
 
@@ -28,8 +37,9 @@ class fake_quantize_fn(GridFunction):
         quant_max: int = 127,
         grad_scale: torch.types.Number = 1.0,
         inside: str = "rounded",
+        random: Tensor | None = None,
     ) -> Tensor:
-        arguments = fake_quantize_fn.checked(x, scale, zero_point, quant_min, quant_max, grad_scale, inside)
+        arguments = fake_quantize_fn.checked(x, scale, zero_point, quant_min, quant_max, grad_scale, inside, random)
         return fake_quantize_fn.grid(*arguments).values().to(x.dtype)
 
     @staticmethod
@@ -41,11 +51,13 @@ class fake_quantize_fn(GridFunction):
         quant_max: Any = 127,
         grad_scale: Any = 1.0,
         inside: Any = "rounded",
+        random: Tensor | None = None,
     ) -> tuple[Any, ...]:
         check_is_floating("fake_quantize", "x", x)
         scale = tensor_parameter("fake_quantize", "scale", scale, x)
         check_quantization("fake_quantize", x, scale, zero_point, quant_min, quant_max, grad_scale, inside)
-        return x, scale, zero_point, quant_min, quant_max, grad_scale, inside
+        check_random("fake_quantize", random, x)
+        return x, scale, zero_point, quant_min, quant_max, grad_scale, inside, random
 
     @staticmethod
     def grid(*arguments: Any, is_traced: bool = False) -> Grid:
@@ -53,7 +65,15 @@ class fake_quantize_fn(GridFunction):
 
     @staticmethod
     def symbolic(
-        g: Any, x: Any, scale: Any, zero_point: Any, quant_min: Any, quant_max: Any, grad_scale: Any, inside: Any
+        g: Any,
+        x: Any,
+        scale: Any,
+        zero_point: Any,
+        quant_min: Any,
+        quant_max: Any,
+        grad_scale: Any,
+        inside: Any,
+        random: Any,
     ) -> Any:
         from torch.onnx import symbolic_helper
 
@@ -66,10 +86,11 @@ class fake_quantize_fn(GridFunction):
             return g.op("Constant", value_t=torch.tensor(number, dtype=computed))
 
         low, high = end(quant_min, "quant_min", True), end(quant_max, "quant_max", False)
-        is_none = zero_point.type().kind() == "NoneType"
-        zero_point = g.op("Cast", g.op("Constant", value_t=torch.tensor(0)) if is_none else zero_point, to_i=dtype)
-        rounded = g.op("Add", g.op("Round", g.op("Div", x_wide, scale)), zero_point)
-        q = g.op("Min", g.op("Max", rounded, low), high)
+        zero = g.op("Constant", value_t=torch.tensor(0))
+        zero_point = g.op("Cast", zero if onnx_is_none(zero_point) else zero_point, to_i=dtype)
+        scaled = g.op("Div", x_wide, scale)
+        rounded = g.op("Round", scaled) if onnx_is_none(random) else onnx_round_at_random(g, scaled, random)
+        q = g.op("Min", g.op("Max", g.op("Add", rounded, zero_point), low), high)
         return g.op("CastLike", g.op("Mul", g.op("Sub", q, zero_point), scale), x)
 
 
@@ -90,12 +111,15 @@ class _IntegerGrid(Grid):
         quant_max: Any,
         grad_scale: Any,
         inside: str,
+        random: Tensor | None,
         *,
         clamp: Callable[..., Tensor],
     ) -> None:
-        super().__init__(x, scale, zero_point, grad_scale)
+        super().__init__(x, scale, zero_point, random, grad_scale)
         self._inside = inside
-        shifted = self._shift(torch.round(self.scaled))
+        shifted = self._shift(
+            torch.round(self.scaled) if self.random is None else round_at_random(self.scaled, self.random)
+        )
         # There is no -0. (To add 0 gives that too, but the exporter to ONNX leaves out what adds a constant 0.)
         self._shifted = torch.where(shifted == 0, 0, shifted)
         self._ends = self._end(quant_min, is_min=True), self._end(quant_max, is_min=False)

@@ -12,11 +12,14 @@ from ste._arguments import (
     check_is_floating,
     check_is_string,
     check_parameter,
+    check_random,
     number,
     tensor_parameter,
 )
 from ste._float_format import FloatFormat, format_of
+from ste._function import onnx_is_none
 from ste._grid import Grid, GridFunction
+from ste._rounding import onnx_round_at_random, round_at_random
 
 __all__ = ["fake_quantize_float_fn"]
 
@@ -28,13 +31,25 @@ class fake_quantize_float_fn(GridFunction):
 
     @staticmethod
     def forward(
-        x: Tensor, scale: Tensor, format: str, grad_scale: torch.types.Number = 1.0, saturate: bool = True
+        x: Tensor,
+        scale: Tensor,
+        format: str,
+        grad_scale: torch.types.Number = 1.0,
+        saturate: bool = True,
+        random: Tensor | None = None,
     ) -> Tensor:
-        arguments = fake_quantize_float_fn.checked(x, scale, format, grad_scale, saturate)
+        arguments = fake_quantize_float_fn.checked(x, scale, format, grad_scale, saturate, random)
         return fake_quantize_float_fn.grid(*arguments).values().to(x.dtype)
 
     @staticmethod
-    def checked(x: Tensor, scale: Any, format: Any, grad_scale: Any = 1.0, saturate: Any = True) -> tuple[Any, ...]:
+    def checked(
+        x: Tensor,
+        scale: Any,
+        format: Any,
+        grad_scale: Any = 1.0,
+        saturate: Any = True,
+        random: Tensor | None = None,
+    ) -> tuple[Any, ...]:
         check_is_floating("fake_quantize_float", "x", x)
         scale = tensor_parameter("fake_quantize_float", "scale", scale, x)
         check_parameter("fake_quantize_float", "scale", scale, x)
@@ -43,14 +58,15 @@ class fake_quantize_float_fn(GridFunction):
         if not isinstance(grad_scale, (torch.SymInt, torch.SymFloat)):
             number("fake_quantize_float", "grad_scale", grad_scale)
         check_is_bool("fake_quantize_float", "saturate", saturate)
-        return x, scale, format, grad_scale, saturate
+        check_random("fake_quantize_float", random, x)
+        return x, scale, format, grad_scale, saturate, random
 
     @staticmethod
     def grid(*arguments: Any, is_traced: bool = False) -> Grid:
         return _FloatGrid(*arguments)
 
     @staticmethod
-    def symbolic(g: Any, x: Any, scale: Any, format: Any, grad_scale: Any, saturate: Any) -> Any:
+    def symbolic(g: Any, x: Any, scale: Any, format: Any, grad_scale: Any, saturate: Any, random: Any) -> Any:
         from torch.onnx import symbolic_helper
 
         is_double = x.type().scalarType() == "Double"
@@ -72,13 +88,20 @@ class fake_quantize_float_fn(GridFunction):
         for step in of_format.steps:
             larger = g.op("Mul", power, constant(step))
             power = g.op("Where", g.op("GreaterOrEqual", held, larger), larger, power)
-        raised = g.op("Mul", power, constant(of_format.shift))
-        rounded = g.op("Sub", g.op("Add", held, raised), raised)
-        is_over = g.op("Greater", rounded, constant(of_format.max))
-        q = g.op("Where", is_over, constant(of_format.overflow), rounded)
         zero = constant(0.0)
-        signed = g.op("Where", g.op("Less", v, zero), g.op("Neg", q), q)
-        q = g.op("Where", g.op("Equal", v, zero), v, signed)
+
+        def signed(size: Any) -> Any:
+            return g.op("Where", g.op("Less", v, zero), g.op("Neg", size), size)
+
+        if onnx_is_none(random):
+            raised = g.op("Mul", power, constant(of_format.shift))
+            rounded = g.op("Sub", g.op("Add", held, raised), raised)
+        else:
+            step = g.op("Mul", power, constant(of_format.step))
+            rounded = g.op("Mul", g.op("Abs", onnx_round_at_random(g, g.op("Div", signed(held), step), random)), step)
+        is_over = g.op("Greater", rounded, constant(of_format.max))
+        q = signed(g.op("Where", is_over, constant(of_format.overflow), rounded))
+        q = g.op("Where", g.op("Equal", v, zero), v, q)
         return g.op("CastLike", g.op("Mul", q, scale), x)
 
 
@@ -90,6 +113,7 @@ class Numbers:
         limit: A power of two beyond max.
         steps: By powers of these from the least to the limit, each taken or not.
         shift: Times a power of two, what has no bits below the format's as a sum with a number below twice that power.
+        step: Times a power of two, the distance of the numbers from there to twice that power.
         overflow: What a magnitude beyond max becomes.
     """
 
@@ -100,11 +124,13 @@ class Numbers:
         exponents = round(math.log2(self.limit / self.least))
         self.steps = [2.0 ** (1 << k) for k in reversed(range(max(exponents, 0).bit_length()))]
         self.shift = 2.0 ** ((52 if dtype == torch.float64 else 23) - format.mantissa_bits)
+        self.step = 2.0**-format.mantissa_bits
         beyond = math.inf if format.has_infinity else math.nan
         self.overflow = format.max if saturate else beyond
 
-    def round(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
+    def round(self, scaled: Tensor, random: Tensor | None) -> tuple[Tensor, Tensor]:
         """The magnitudes, rounded without a largest exponent, and the numbers of the format."""
+        is_negative = scaled < 0
         size = scaled.abs()
         held = torch.where(size > self.limit, self.limit, size)
         # The power of two within it, by comparisons: compilers, exporters and tensors that are not plain have no bits.
@@ -112,20 +138,26 @@ class Numbers:
         for step in self.steps:
             larger = power * step
             power = torch.where(held >= larger, larger, power)
-        raised = power * self.shift
-        rounded = (held + raised) - raised
+        if random is None:
+            raised = power * self.shift
+            rounded = (held + raised) - raised
+        else:
+            step = power * self.step
+            rounded = round_at_random(torch.where(is_negative, -held, held) / step, random).abs() * step
         q = torch.where(rounded > self.max, self.overflow, rounded)
         # Not copysign, which is no operator of ONNX. A zero has the sign that it had.
-        return rounded, torch.where(scaled == 0, scaled, torch.where(scaled < 0, -q, q))
+        return rounded, torch.where(scaled == 0, scaled, torch.where(is_negative, -q, q))
 
 
 class _FloatGrid(Grid):
     """x on the grid of a format's numbers."""
 
-    def __init__(self, x: Tensor, scale: Tensor, format: str, grad_scale: Any, saturate: bool) -> None:
-        super().__init__(x, scale, None, grad_scale)
+    def __init__(
+        self, x: Tensor, scale: Tensor, format: str, grad_scale: Any, saturate: bool, random: Tensor | None
+    ) -> None:
+        super().__init__(x, scale, None, random, grad_scale)
         self._numbers = Numbers(format_of("fake_quantize_float", format), saturate, self.dtype)
-        self._rounded, self.q = self._numbers.round(self.scaled)
+        self._rounded, self.q = self._numbers.round(self.scaled, self.random)
 
     @cached_property
     def is_inside(self) -> Any:

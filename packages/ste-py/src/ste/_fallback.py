@@ -54,8 +54,8 @@ def eager_function(
     apply = super(Function, function).apply  # type: ignore[misc]
     kinds = [kind for _, kind in arguments]
     # Tensors that get no gradient.
-    has_constants = issubclass(function, StraightThrough) and (
-        kinds.count("tensor") > 1 or "optional parameter" in kinds
+    has_constants = "random" in (name for name, _ in arguments) or (
+        issubclass(function, StraightThrough) and (kinds.count("tensor") > 1 or "optional parameter" in kinds)
     )
 
     def apply_without_gradient(*args: Any) -> Any:

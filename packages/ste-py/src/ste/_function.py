@@ -79,7 +79,7 @@ class StraightThrough(ElementwiseFunction):
     place: ClassVar[int] = 0
 
     @staticmethod
-    def rule(*args: Any) -> tuple[Rule, tuple[Tensor, ...]]:
+    def rule(*args: Any) -> tuple[Rule, tuple[Any, ...]]:
         """The rule, and what has to be saved for it, of arguments that the op takes."""
         return None, ()
 
@@ -112,7 +112,7 @@ class StraightThroughByRule(StraightThrough):
 
     @classmethod
     def backward(cls, ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        return cls.jvp(ctx, g), None, None, None, None, None  # as above
+        return cls.jvp(ctx, g), *(None, None, None, None, None, None)  # as above
 
     @staticmethod
     def jvp(ctx: Any, x_tangent: Tensor, *_: Any) -> Tensor:
@@ -142,6 +142,10 @@ def may_be_differentiated(*tensors: Tensor) -> bool:
         or forward_ad._current_level >= 0
         or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
     )
+
+
+def onnx_is_none(value: Any) -> bool:
+    return bool(value.type().kind() == "NoneType")
 
 
 def onnx_like(g: Any, x: Any, value: Any) -> Any:

@@ -1,23 +1,27 @@
 """What the autograd classes share that put x on a grid and back: of integers, or of a floating-point format."""
 
+import inspect
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ste._arguments import beside, tensor_parameter
+from ste._arguments import beside, check_beside, tensor_parameter
+from ste._batching import logical, with_batch
 from ste._function import ElementwiseFunction, may_be_differentiated, sum_to
 
 
 class GridFunction(ElementwiseFunction):
-    """A Function of x, of a scale, and of a zero point if the op has one.
+    """A Function of x, of a scale, of a zero point if the op has one, and, last, of what it rounds by at random.
 
     Attributes:
         has_zero_point: Whether it has.
     """
 
     has_zero_point: ClassVar[bool]
+    _arity: ClassVar[int]
 
     @staticmethod
     def checked(*arguments: Any) -> tuple[Any, ...]:
@@ -29,20 +33,47 @@ class GridFunction(ElementwiseFunction):
         """The grid of arguments that have been checked."""
         raise NotImplementedError
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._arity = len(inspect.signature(cls.forward).parameters)
+
+    @classmethod
+    def differentiated(cls, *args: Any) -> tuple[Any, ...]:
+        if len(args) < cls._arity or not isinstance(args[-1], Tensor) or not args[-1].requires_grad:
+            return args
+        return *args[:-1], args[-1].detach()
+
+    @classmethod
+    def batched(cls, batch_size: int, in_dims: Sequence[int | None], args: Sequence[Any]) -> list[Any]:
+        # The dispatcher leaves out what is given as its default.
+        if len(args) < cls._arity or args[-1] is None:
+            return super().batched(batch_size, in_dims, args)
+        *others, random = args
+        check_beside(cls._op(), "random", logical(random, in_dims[-1]), logical(args[0], in_dims[0]))
+        return [*super().batched(batch_size, in_dims, others), with_batch(random, in_dims[-1], batch_size)]
+
     @classmethod
     def setup_context(cls, ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, scale, *rest = inputs
+        x, scale, *rest, random = inputs
         zero_points = rest[: cls.has_zero_point]
-        ctx.rest = rest[cls.has_zero_point :]
-        scale = tensor_parameter(cls.__name__.removesuffix("_fn"), "scale", scale, x)
-        ctx.save_for_backward(x, scale, *zero_points)
-        ctx.save_for_forward(x, scale, *zero_points)
+        ctx.settings = rest[cls.has_zero_point :]
+        scale = tensor_parameter(cls._op(), "scale", scale, x)
+        ctx.save_for_backward(x, scale, *zero_points, random)
+        ctx.save_for_forward(x, scale, *zero_points, random)
+
+    @classmethod
+    def _op(cls) -> str:
+        return cls.__name__.removesuffix("_fn")
+
+    @classmethod
+    def _saved(cls, ctx: Any) -> tuple[Tensor, Tensor, Tensor | None, "Grid"]:
+        x, scale, *zero_points, random = ctx.saved_tensors
+        grid = cls.grid(x, scale, *zero_points, *ctx.settings, random)
+        return x, scale, zero_points[0] if zero_points else None, grid
 
     @classmethod
     def backward(cls, ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, *rest = ctx.saved_tensors
-        grid = cls.grid(x, scale, *rest, *ctx.rest)
-        zero_point = rest[0] if rest else None
+        _, scale, zero_point, grid = cls._saved(ctx)
         wide = g.to(grid.dtype)
         needs_x, needs_scale, needs_zero_point = ctx.needs_input_grad[:3]
         return (
@@ -51,18 +82,17 @@ class GridFunction(ElementwiseFunction):
             sum_to(zero_point, wide * grid.slope_to_zero_point(scale), grid.grad_scale)
             if zero_point is not None and needs_zero_point
             else None,
-            *(None, None, None, None),
+            *(None, None, None, None, None),
         )
 
     @classmethod
     def jvp(cls, ctx: Any, x_tangent: Any, scale_tangent: Any, *tangents: Any) -> Tensor:
-        x, scale, *rest = ctx.saved_tensors
-        grid = cls.grid(x, scale, *rest, *ctx.rest)
+        x, scale, zero_point, grid = cls._saved(ctx)
         tangent = torch.where(grid.is_inside, 0 if x_tangent is None else x_tangent.to(grid.dtype), grid.zero)
         if scale_tangent is not None:
             change = beside(scale_tangent, x) * grid.grad_scale
-            tangent = tangent + grid.slope_to_scale(rest[0] if rest else None) * change
-        if rest and tangents[0] is not None:
+            tangent = tangent + grid.slope_to_scale(zero_point) * change
+        if zero_point is not None and tangents[0] is not None:
             change = beside(tangents[0], x) * grid.grad_scale
             tangent = tangent + grid.slope_to_zero_point(scale) * change
         return tangent.to(x.dtype)
@@ -95,6 +125,7 @@ class Grid:
     Attributes:
         dtype: float64 for x of that dtype, else float32.
         scaled: x / scale.
+        random: Numbers to round by, or None.
         q: The integer, between the ends, or the number of the format.
         is_inside: Whether the gradient goes to x.
         grad_scale: What the gradients to the parameters are multiplied by.
@@ -104,11 +135,14 @@ class Grid:
     q: Tensor
     is_inside: Any
 
-    def __init__(self, x: Tensor, scale: Tensor, zero_point: Tensor | None, grad_scale: Any) -> None:
+    def __init__(
+        self, x: Tensor, scale: Tensor, zero_point: Tensor | None, random: Tensor | None, grad_scale: Any
+    ) -> None:
         self.dtype = torch.promote_types(x.dtype, torch.float32)
         self.scale = beside(scale.detach(), x).to(self.dtype)
         self.zero_point = None if zero_point is None else beside(zero_point.detach(), x).to(self.dtype)
         self.scaled = x.detach().to(self.dtype) / self.scale
+        self.random = None if random is None else random.detach()
         self.grad_scale = grad_scale
 
     @cached_property

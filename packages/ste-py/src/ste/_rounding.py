@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ste._arguments import check_beside, check_is_floating, checked
 from ste._batching import batch_of_one_shape
-from ste._function import StraightThrough
+from ste._function import StraightThrough, onnx_like
 
 __all__ = ["ceil_ste_fn", "floor_ste_fn", "round_ste_fn", "stochastic_round_ste_fn", "trunc_ste_fn"]
 
@@ -66,16 +66,26 @@ def _check_random(x: Tensor, random: Tensor) -> None:
     check_beside("stochastic_round_ste", "random", random, x)
 
 
+def round_at_random(x: Tensor, random: Tensor) -> Tensor:
+    """The integer below x, or the next one where a number from 0 to 1 is less than the distance of x from it."""
+    below = x.floor()
+    return torch.where(x - below > random.to(x.dtype), below + 1, below)  # which lies as x does
+
+
+def onnx_round_at_random(g: Any, x: Any, random: Any) -> Any:
+    below = g.op("Floor", x)
+    above = g.op("Add", below, onnx_like(g, below, 1.0))
+    is_above = g.op("Less", g.op("CastLike", random, x), g.op("Sub", x, below))
+    return g.op("Where", is_above, above, below)
+
+
 class stochastic_round_ste_fn(StraightThrough):
     """Autograd class of :func:`ste.stochastic_round_ste`."""
 
     @staticmethod
     def forward(x: Tensor, random: Tensor) -> Tensor:
         _check_random(x, random)
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        wide = x.to(dtype)
-        below = wide.floor()
-        return torch.where(random.to(dtype) < wide - below, below + 1, below).to(x.dtype)
+        return round_at_random(x.to(torch.promote_types(x.dtype, torch.float32)), random).to(x.dtype)
 
     @classmethod
     def batched(cls, batch_size: int, in_dims: Sequence[int | None], args: Sequence[Any]) -> list[Any]:
@@ -84,8 +94,4 @@ class stochastic_round_ste_fn(StraightThrough):
     @staticmethod
     def symbolic(g: Any, x: Any, random: Any) -> Any:
         dtype = 11 if x.type().scalarType() == "Double" else 1  # as ONNX numbers them
-        wide, random = (g.op("Cast", value, to_i=dtype) for value in (x, random))
-        below = g.op("Floor", wide)
-        above = g.op("Add", below, g.op("CastLike", g.op("Constant", value_t=torch.tensor(1.0)), below))
-        is_above = g.op("Less", random, g.op("Sub", wide, below))
-        return g.op("CastLike", g.op("Where", is_above, above, below), x)
+        return g.op("CastLike", onnx_round_at_random(g, g.op("Cast", x, to_i=dtype), random), x)

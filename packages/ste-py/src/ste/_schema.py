@@ -24,7 +24,7 @@ def _kind(argument: Any) -> Any:
     if isinstance(argument.type, torch.TensorType):
         return "parameter" if argument.name == "scale" else "tensor"
     if isinstance(argument.type, torch.OptionalType):
-        return "optional" if argument.name == "zero_point" else "optional parameter"
+        return "optional" if argument.name in ("zero_point", "random") else "optional parameter"
     kinds = {torch.IntType: "integer", torch.NumberType: "number", torch.BoolType: "bool"}
     return kinds.get(type(argument.type), "string")
 

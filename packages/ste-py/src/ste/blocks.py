@@ -67,6 +67,7 @@ def fake_quantize_blocks(
     rule: str = "absmax",
     dim: int = -1,
     tensor_scale: Parameter | None = None,
+    random: Tensor | None = None,
 ) -> Tensor:
     r"""Quantize in blocks and dequantize, with a scale for each block that follows from its numbers.
 
@@ -112,16 +113,19 @@ def fake_quantize_blocks(
         tensor_scale: The scale :math:`t` of the rule e4m3fn, in x's dtype or float32: a number, or a tensor that
             broadcasts to x's shape and does not vary along dim. It gets no gradient. None: the largest magnitude of
             all, divided by :math:`448 \, M`.
+        random: Numbers in [0, 1), of x's shape, as in :func:`ste.fake_quantize`. With them, rounding is stochastic,
+            between the two neighbors on the grid; the scales are what they are without.
 
     Returns:
         Tensor of x's shape, dtype, device and memory format.
 
     Raises:
-        TypeError: x or tensor_scale is not a Tensor of a dtype as above; grid is no string and no FloatFormat, rule no
-            string, block or dim no integer.
+        TypeError: x, tensor_scale or random is not a Tensor of a dtype as above; grid is no string and no FloatFormat,
+            rule no string, block or dim no integer.
         ValueError: There is no such grid, rule or dimension; block is 0 or less than -1; rule is minmax, and grid a
             format; there is a tensor_scale, and rule is another than e4m3fn.
-        RuntimeError: tensor_scale does not broadcast to x's shape, varies along dim, or is on another device.
+        RuntimeError: tensor_scale does not broadcast to x's shape, varies along dim, or is on another device; random is
+            of another shape or on another device.
 
     Example:
         >>> x = torch.tensor([0.1, -0.6, 2.9, 7.0, 0.01, -0.02], requires_grad=True)
@@ -145,11 +149,12 @@ def fake_quantize_blocks(
         if isinstance(grid, FloatFormat):
             grid = str(grid)
         if tensor_scale is None and rule == "e4m3fn":
-            if has_torch_function((x,)):
-                return handle_torch_function(fake_quantize_blocks, (x,), x, grid, block, rule, dim, tensor_scale)
+            if has_torch_function((x, random)):
+                arguments: Any = (x, grid, block, rule, dim, tensor_scale, random)
+                return handle_torch_function(fake_quantize_blocks, (x, random), *arguments)
             check_is_floating("fake_quantize_blocks", "x", x)
             tensor_scale = _tensor_scale(x, settings_of("fake_quantize_blocks", grid, block, rule, dim).max)
-    return _fake_quantize_blocks(x, grid, block, rule, dim, tensor_scale)
+    return _fake_quantize_blocks(x, grid, block, rule, dim, tensor_scale, random)
 
 
 _fake_quantize_blocks: Callable[..., Tensor] = implement(fake_quantize_blocks, fake_quantize_blocks_fn)

@@ -35,6 +35,7 @@ def fake_quantize(
     quant_max: Integer = 127,
     grad_scale: float = 1.0,
     inside: str = "rounded",
+    random: Tensor | None = None,
     axis: int | None = None,
 ) -> Tensor:
     r"""Quantize and dequantize, with gradients to x, to the scale and to the zero point.
@@ -77,6 +78,9 @@ def fake_quantize(
         grad_scale: What the gradients to the scale and to the zero point are multiplied by; see
             :func:`ste.lsq_grad_scale`.
         inside: ``"rounded"`` or ``"scaled"``: what the mask tests.
+        random: Numbers in [0, 1), of x's shape, in x's dtype or float32, as :func:`torch.rand_like` draws them. With
+            them, rounding is stochastic: of :math:`v = x / s`, to :math:`\lfloor v \rfloor + 1` where they are less
+            than :math:`v - \lfloor v \rfloor`, else to :math:`\lfloor v \rfloor`. They get no gradient.
         axis: The dimension of x along which a scale and a zero point of one dimension lie. Without it they broadcast,
             and so lie along the last.
 
@@ -84,10 +88,10 @@ def fake_quantize(
         Tensor of x's shape, dtype, device and memory format.
 
     Raises:
-        TypeError: x, scale or zero_point is not a Tensor of a dtype as above; quant_min or quant_max is no integer;
-            grad_scale is not a number, or inside not a string.
+        TypeError: x, scale, zero_point or random is not a Tensor of a dtype as above; quant_min or quant_max is no
+            integer; grad_scale is not a number, or inside not a string.
         RuntimeError: A parameter does not broadcast to x's shape, or is on another device. (Without dimensions, it may
-            be on the CPU.)
+            be on the CPU.) random is of another shape or on another device.
         ValueError: quant_min is not less than quant_max; inside is another string; x has no such axis, or a parameter
             does not fit along it.
 
@@ -102,12 +106,13 @@ def fake_quantize(
         (tensor([0., 1., 1., 1.]), tensor(-8.6000))
     """
     if axis is not None:
-        if not torch.jit.is_scripting() and has_torch_function((x, scale, zero_point)):  # type: ignore[attr-defined]
-            arguments: Any = (x, scale, zero_point, quant_min, quant_max, grad_scale, inside, axis)
-            return handle_torch_function(fake_quantize, arguments[:3], *arguments)
+        tensors = (x, scale, zero_point, random)
+        if not torch.jit.is_scripting() and has_torch_function(tensors):  # type: ignore[attr-defined]
+            arguments: Any = (x, scale, zero_point, quant_min, quant_max, grad_scale, inside, random, axis)
+            return handle_torch_function(fake_quantize, tensors, *arguments)
         scale = _along(axis, x, "fake_quantize", "scale", scale)  # type: ignore[arg-type]
         zero_point = None if zero_point is None else _along(axis, x, "fake_quantize", "zero_point", zero_point)
-    return _fake_quantize(x, scale, zero_point, quant_min, quant_max, grad_scale, inside)
+    return _fake_quantize(x, scale, zero_point, quant_min, quant_max, grad_scale, inside, random)
 
 
 _fake_quantize: Callable[..., Tensor] = implement(fake_quantize, fake_quantize_fn)
@@ -119,6 +124,7 @@ def fake_quantize_float(
     format: Format,
     grad_scale: float = 1.0,
     saturate: bool = True,
+    random: Tensor | None = None,
     axis: int | None = None,
 ) -> Tensor:
     r"""Quantize to a floating-point format of few bits and back, with gradients to x and to the scale.
@@ -152,16 +158,19 @@ def fake_quantize_float(
             ml_dtypes names them, with or without ``float8_`` (or 6 or 4) in front; or a :class:`ste.FloatFormat`.
         grad_scale: What the gradient to the scale is multiplied by.
         saturate: Whether what is beyond max becomes max.
+        random: Numbers in [0, 1), as in :func:`ste.fake_quantize`. With them, rounding is stochastic, between the two
+            neighbors of :math:`x / s` that have as many bits in the mantissa: to the upper one where they are less than
+            the distance from the lower one, in units of that between the two.
         axis: As in :func:`ste.fake_quantize`.
 
     Returns:
         Tensor of x's shape, dtype, device and memory format.
 
     Raises:
-        TypeError: x or scale is not a Tensor of a dtype as above; format is no string and no FloatFormat; grad_scale is
-            not a number, or saturate not a bool.
+        TypeError: x, scale or random is not a Tensor of a dtype as above; format is no string and no FloatFormat;
+            grad_scale is not a number, or saturate not a bool.
         RuntimeError: The scale does not broadcast to x's shape, or is on another device. (Without dimensions, it may be
-            on the CPU.)
+            on the CPU.) random is of another shape or on another device.
         ValueError: format names no format; x has no such axis, or the scale does not fit along it.
 
     Example:
@@ -179,14 +188,14 @@ def fake_quantize_float(
     else:
         if scale is None:
             scale = 1.0
-        if axis is not None and has_torch_function((x, scale)):
-            arguments: Any = (x, scale, format, grad_scale, saturate, axis)
-            return handle_torch_function(fake_quantize_float, arguments[:2], *arguments)
+        if axis is not None and has_torch_function((x, scale, random)):
+            arguments: Any = (x, scale, format, grad_scale, saturate, random, axis)
+            return handle_torch_function(fake_quantize_float, (x, scale, random), *arguments)
         if isinstance(format, FloatFormat):
             format = str(format)
     if axis is not None:
         scale = _along(axis, x, "fake_quantize_float", "scale", scale)  # type: ignore[arg-type]
-    return _fake_quantize_float(x, scale, format, grad_scale, saturate)
+    return _fake_quantize_float(x, scale, format, grad_scale, saturate, random)
 
 
 _fake_quantize_float: Callable[..., Tensor] = implement(fake_quantize_float, fake_quantize_float_fn)
