@@ -1,16 +1,14 @@
 """``ste.onnx.quantize_dequantize``: what QuantizeLinear can express is exported to the bit, the rest is refused."""
 
 import re
-import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from bits import assert_same_bits, special_values
+from onnx_models import causes, computed, exported
 from packaging.version import Version
 from processes import run
 from torch import Tensor, tensor
@@ -49,30 +47,9 @@ class Quantizer(torch.nn.Module):
         return ste.fake_quantize(x, self.scale, zero_point, *self.grid)
 
 
-def exported(module: torch.nn.Module, x: Tensor, opset: int, **options: Any) -> onnx.ModelProto:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, about itself
-        program = torch.onnx.export(
-            module.eval(),
-            (x,),
-            dynamo=True,
-            verbose=False,
-            opset_version=opset,
-            custom_translation_table=ste.onnx.quantize_dequantize(),
-            **options,
-        )
-    assert program is not None
-    model: onnx.ModelProto = program.model_proto
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
 def assert_exports(module: torch.nn.Module, x: Tensor, model: onnx.ModelProto) -> None:
-    kinds = [node.op_type for node in model.graph.node]
-    assert kinds.count("QuantizeLinear") == kinds.count("DequantizeLinear") == 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    assert_same_bits(torch.from_numpy(np.asarray(y)), module(x).detach(), x)
+    (y,) = computed(model, x)
+    assert_same_bits(y, module(x).detach(), x)
 
 
 GRIDS: dict[str, tuple[Tensor, Tensor | None, int, int]] = {
@@ -239,14 +216,6 @@ def test_float64() -> None:
     with pytest.raises(torch.onnx.OnnxExporterError) as raised:
         exported(Quantizer(tensor(0.1), None, -8, 7), X.double(), 20)
     assert "fake_quantize: QuantizeLinear computes in float32, but x is float64" in causes(raised)
-
-
-def causes(raised: pytest.ExceptionInfo[BaseException]) -> str:
-    lines, cause = [], raised.value.__cause__
-    while cause is not None:
-        lines.append(str(cause))
-        cause = cause.__cause__
-    return "\n".join(lines)
 
 
 QUIET = """
