@@ -16,6 +16,12 @@ from torch.func import grad, jvp, vmap
 import ste
 
 Array = np.ndarray[Any, Any]
+# Without their types, which do not see through a list of arguments.
+fake_quantize: Callable[..., Any] = ste.fake_quantize
+block_scale: Callable[..., Any] = ste.block_scale
+of_integers: Any = ste.autograd_ops.fake_quantize_fn.apply
+of_floats: Any = ste.autograd_ops.fake_quantize_float_fn.apply
+of_blocks: Any = ste.autograd_ops.fake_quantize_blocks_fn.apply
 EVERY_DTYPE = pytest.mark.parametrize("dtype", FLOATING, ids=str)
 N = 1_000_000
 
@@ -64,37 +70,35 @@ class Case(NamedTuple):
     expected: Callable[[Tensor, Tensor], Expected]
 
 
-def integers(inside: str, *ends: int, zero_point: float | None = None) -> Case:
+def integers(inside: str, low: int, high: int, zero_point: float | None = None) -> Case:
     def arguments(x: Tensor) -> Any:
         shift = None if zero_point is None else torch.tensor(zero_point, device=x.device)
-        return torch.tensor(0.5, device=x.device), shift, *ends, 1.0, inside
+        return torch.tensor(0.5, device=x.device), shift, low, high, 1.0, inside
 
     def expected(x: Tensor, random: Tensor) -> Expected:
         scale = torch.tensor(0.5)
-        result = by_numpy(x, random, scale, lambda v, r: on_integers(v, r, *ends, zero_point or 0))
+        result = by_numpy(x, random, scale, lambda v, r: on_integers(v, r, low, high, zero_point or 0))
         # There is no -0.
         result = result._replace(y=result.y + 0)
         if inside == "rounded":
             return result
         exact = x.to(result.y.dtype) / 0.5 + (zero_point or 0)
-        passes = (ends[0] < exact) & (exact < ends[1])
+        passes = (low < exact) & (exact < high)
         q = result.y / 0.5
         return result._replace(passes=passes, slope=q - torch.where(passes, x.to(q.dtype) / 0.5, 0))
 
-    of_class: Any = ste.autograd_ops.fake_quantize_fn.apply
     return Case(
-        lambda x, random: ste.fake_quantize(x, *arguments(x), random=random),
-        lambda x, random: of_class(x, *arguments(x), random),
+        lambda x, random: fake_quantize(x, *arguments(x), random=random),
+        lambda x, random: of_integers(x, *arguments(x), random),
         expected,
     )
 
 
 def floats(name: str, *, saturate: bool = True) -> Case:
     scale = 0.75
-    of_class: Any = ste.autograd_ops.fake_quantize_float_fn.apply
     return Case(
         lambda x, random: ste.fake_quantize_float(x, scale, name, saturate=saturate, random=random),
-        lambda x, random: of_class(x, torch.tensor(scale, device=x.device), name, 1.0, saturate, random),
+        lambda x, random: of_floats(x, torch.tensor(scale, device=x.device), name, 1.0, saturate, random),
         lambda x, random: by_numpy(
             x, random, torch.tensor(scale), lambda v, r: on_format(v, r, name, saturate=saturate)
         ),
@@ -104,16 +108,15 @@ def floats(name: str, *, saturate: bool = True) -> Case:
 def blocks(grid: str, block: int | None, rule: str, dim: int) -> Case:
     """With the scales that `block_scale` has, which the tests of blocks have shown."""
     tensor_scale = 1 / 64 if rule == "e4m3fn" else None
-    of_class: Any = ste.autograd_ops.fake_quantize_blocks_fn.apply
 
     def expected(x: Tensor, random: Tensor) -> Expected:
         settings: Any = (x, grid, block, rule, dim)
 
-        def along(of_blocks: Tensor) -> Tensor:
+        def along(scales: Tensor) -> Tensor:
             size = x.shape[dim] if block is None else block
-            return of_blocks.repeat_interleave(size, dim).narrow(dim, 0, x.shape[dim])
+            return scales.repeat_interleave(size, dim).narrow(dim, 0, x.shape[dim])
 
-        scale = along(ste.block_scale(*settings, tensor_scale))
+        scale = along(block_scale(*settings, tensor_scale))
         if not grid.startswith("int"):
             return by_numpy(x, random, scale, lambda v, r: on_format(v, r, grid))
         limit = 2.0 ** (int(grid[3:]) - 1)
@@ -128,7 +131,7 @@ def blocks(grid: str, block: int | None, rule: str, dim: int) -> Case:
 
     return Case(
         lambda x, random: ste.fake_quantize_blocks(x, grid, block, rule, dim, tensor_scale, random),
-        lambda x, random: of_class(x, grid, *arguments(x.detach().float()), random),
+        lambda x, random: of_blocks(x, grid, *arguments(x.detach().float()), random),
         expected,
     )
 
@@ -343,15 +346,9 @@ OPS: dict[str, Callable[..., Any]] = {
     "fake_quantize_blocks": lambda x, random: ste.fake_quantize_blocks(x, "e2m1fn", 32, random=random),
 }
 BY_CLASS: dict[str, Callable[..., Any]] = {
-    "fake_quantize": lambda x, random: ste.autograd_ops.fake_quantize_fn.apply(
-        x, torch.ones(()), None, -128, 127, 1.0, "rounded", random
-    ),
-    "fake_quantize_float": lambda x, random: ste.autograd_ops.fake_quantize_float_fn.apply(
-        x, torch.ones(()), "e2m1fn", 1.0, True, random
-    ),
-    "fake_quantize_blocks": lambda x, random: ste.autograd_ops.fake_quantize_blocks_fn.apply(
-        x, "e2m1fn", 32, "absmax", -1, None, random
-    ),
+    "fake_quantize": lambda x, random: of_integers(x, torch.ones(()), None, -128, 127, 1.0, "rounded", random),
+    "fake_quantize_float": lambda x, random: of_floats(x, torch.ones(()), "e2m1fn", 1.0, True, random),
+    "fake_quantize_blocks": lambda x, random: of_blocks(x, "e2m1fn", 32, "absmax", -1, None, random),
 }
 
 

@@ -142,8 +142,8 @@ class Numbers:
             raised = power * self.shift
             rounded = (held + raised) - raised
         else:
-            step = power * self.step
-            rounded = round_at_random(torch.where(is_negative, -held, held) / step, random).abs() * step
+            distance = power * self.step
+            rounded = round_at_random(torch.where(is_negative, -held, held) / distance, random).abs() * distance
         q = torch.where(rounded > self.max, self.overflow, rounded)
         # Not copysign, which is no operator of ONNX. A zero has the sign that it had.
         return rounded, torch.where(scaled == 0, scaled, torch.where(is_negative, -q, q))

@@ -167,7 +167,8 @@ def _tensor_scale(x: Tensor, largest: float) -> Tensor:
     values = x.detach()
     # As a tensor: by a number, CUDA's division is a product with the reciprocal.
     unit = torch.full([], 448.0 * largest, dtype=dtype, device=x.device)
-    return torch.maximum(values.amax(), -values.amin()).to(dtype) / unit
+    dims = list(range(x.dim()))  # all, which the exporter to ONNX has to be told
+    return torch.maximum(values.amax(dims), -values.amin(dims)).to(dtype) / unit
 
 
 def block_scale(
