@@ -31,11 +31,12 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx-mathjax-offline",
     "sphinx_copybutton",
+    "differences",
     "pictures",
     "reference",
     "surrogates",
 ]
-exclude_patterns = ["extensions", "inventories", "bench", "matrix"]
+exclude_patterns = ["extensions", "inventories", "bench", "matrix", "peers"]
 
 nitpicky = True
 nitpick_ignore_regex = [

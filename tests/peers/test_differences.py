@@ -1,0 +1,29 @@
+"""The record of where libraries differ, beside what they give now."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "docs" / "extensions"))
+
+import differences  # noqa: E402 - found by the path that stands above
+
+
+@pytest.mark.parametrize("library", differences.LIBRARIES)
+@pytest.mark.parametrize("name", differences.TABLES)
+def test_the_record_is_what_the_library_gives(name: str, library: str) -> None:
+    table = differences.TABLES[name]
+    if library not in table.calls:
+        pytest.skip("it has no such function")
+    if library == "nvidia-modelopt" and differences.installed(library) is None:
+        pytest.skip("nvidia-modelopt is not installed: it brings some twenty packages")
+    assert differences.installed(library) == differences.record()["versions"][library]
+    assert differences.rows_of(table, library) == differences.record()["rows"][name][library]
+
+
+def test_the_page_shows_every_table() -> None:
+    page = (ROOT / "docs" / "guides" / "peers.md").read_text()
+    for name in [*differences.TABLES, "versions"]:
+        assert f"```{{differences}} {name}\n" in page
