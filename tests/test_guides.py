@@ -2,6 +2,7 @@
 
 import copy
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ pytestmark = pytest.mark.repository
 
 ROOT = Path(__file__).parent.parent
 GUIDES = ROOT / "docs" / "guides"
+
+sys.path.append(str(ROOT / "docs" / "extensions"))
+
+import differences  # noqa: E402 - found by the path that stands above
 
 
 def definitions(page: Path, *names: str) -> list[Any]:
@@ -210,6 +215,8 @@ def recipe(name: str) -> Any:
         quantizer = definitions(GUIDES / "lsq.md", "LearnedScale")[0](bits=4)
         quantizer.initialize(torch.zeros(2))
         return parametrized(quantizer)
+    if name == "int4_groups":
+        return parametrized(definitions(GUIDES / "int4_groups.md", "Groups")[0]("int4", 2, "absmax"))
     page, layer = {
         "readme": (ROOT / "README.md", "QuantLinear"),
         "quick_start": (GUIDES / "quick_start.md", "QuantLinear"),
@@ -220,7 +227,7 @@ def recipe(name: str) -> Any:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", ["readme", "quick_start", "binary", "ternary", "quantizers", "lsq"])
+@pytest.mark.parametrize("name", ["readme", "quick_start", "binary", "ternary", "quantizers", "lsq", "int4_groups"])
 def test_zero_weights_heal(name: str, dtype: torch.dtype) -> None:
     layer = recipe(name)(4, 2, bias=False).to(dtype)
     nn.init.zeros_(layer.weight)
@@ -258,3 +265,23 @@ def test_a_scale_that_is_updated_in_place() -> None:
     scale.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
+
+
+def test_learned_groups_begin_as_the_rule() -> None:
+    _, make = definitions(GUIDES / "int4_groups.md", "Groups", "LearnedGroups")  # the first has the imports
+    weight = batch(64).view(4, 64).requires_grad_()
+    quantizer = make(weight)
+    y = quantizer(weight)
+    assert torch.equal(y, ste.fake_quantize_blocks(weight, *ste.BLOCK_RECIPES["int4_32"]))
+    y.square().sum().backward()
+    assert quantizer.scale.shape == (4, 2, 1)
+    assert quantizer.scale.grad.ne(0).all()
+
+
+@pytest.mark.parametrize("name", differences.TABLES)
+def test_the_table_of_differences_needs_no_library(name: str) -> None:
+    """As many cells in each row as there are columns, from the record where nothing is installed."""
+    head, rule, *rows = differences.lines_of(name)
+    assert len(rows) > len(differences.TABLES[name].calls) - 1
+    assert {line.count("|") for line in (head, rule, *rows)} == {len(differences.TABLES[name].samples) + 2}
+    assert f"```{{differences}} {name}\n" in (GUIDES / "peers.md").read_text()

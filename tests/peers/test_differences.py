@@ -21,9 +21,3 @@ def test_the_record_is_what_the_library_gives(name: str, library: str) -> None:
         pytest.skip("nvidia-modelopt is not installed: it brings some twenty packages")
     assert differences.installed(library) == differences.record()["versions"][library]
     assert differences.rows_of(table, library) == differences.record()["rows"][name][library]
-
-
-def test_the_page_shows_every_table() -> None:
-    page = (ROOT / "docs" / "guides" / "peers.md").read_text()
-    for name in [*differences.TABLES, "versions"]:
-        assert f"```{{differences}} {name}\n" in page
