@@ -18,7 +18,8 @@ env := .venv/torch-$(TORCH)
 python := $(env)/bin/python
 other_torch := $(if $(filter 2.14.%,$(TORCH)),2.13.0,2.14.1)
 
-pytest := OMP_NUM_THREADS=1 $(python) -m pytest -q -n auto --maxprocesses=8
+# Tests take from milliseconds to half a minute: a worker that is done takes from another's.
+pytest := OMP_NUM_THREADS=1 $(python) -m pytest -q -n auto --maxprocesses=8 --dist worksteal
 
 core_sources := $(shell find packages/ste-core cmake -type f -not -name '*.pyc')
 

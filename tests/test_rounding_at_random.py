@@ -1,10 +1,13 @@
 """`random=` of the three ops to a grid: rounding that is stochastic, between the two neighbors on the grid."""
 
+import io
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import torch.autograd.forward_ad as fwAD
@@ -209,8 +212,16 @@ def test_gradient_to_the_scale(name: str, dtype: torch.dtype, device: str) -> No
     assert abs(found.item() - terms.sum().item()) <= 1e-5 * terms.abs().sum().item()
 
 
-@EVERY_CASE
-def test_compiled_exported_and_scripted(case: Case, device: str) -> None:
+# A minute for some of them.
+QUICK_TO_COMPILE = ("integers with a zero point", "e2m1fn", "mxfp4", "int4, asymmetric")
+COMPILED = [
+    pytest.param(case, id=name, marks=[] if name in QUICK_TO_COMPILE else pytest.mark.slow)
+    for name, case in CASES.items()
+]
+
+
+@pytest.mark.parametrize("case", COMPILED)
+def test_compiled_and_exported(case: Case, device: str) -> None:
     """The same bits of the same numbers."""
     x, g, random = drawn((9, 70), torch.float32, device)
     y, passes, _ = case.expected(x, random)
@@ -350,6 +361,31 @@ BY_CLASS: dict[str, Callable[..., Any]] = {
     "fake_quantize_float": lambda x, random: of_floats(x, torch.ones(()), "e2m1fn", 1.0, True, random),
     "fake_quantize_blocks": lambda x, random: of_blocks(x, "e2m1fn", 32, "absmax", -1, None, random),
 }
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_onnx(op: str, dynamo: bool) -> None:
+    """In elementary operators, by both exporters; the older has no blocks."""
+    x, _, random = drawn((9, 70), torch.float32, "cpu")
+
+    class Layer(torch.nn.Module):
+        def forward(self, x: Tensor, random: Tensor) -> Any:
+            return OPS[op](x, random)
+
+    buffer: Any = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, about itself
+        if not dynamo and op == "fake_quantize_blocks":
+            with pytest.raises(torch.onnx.errors.SymbolicValueError, match="dynamo=True alone"):
+                torch.onnx.export(Layer(), (x, random), buffer, dynamo=False)
+            return
+        program = torch.onnx.export(Layer(), (x, random), None if dynamo else buffer, dynamo=dynamo, verbose=False)
+    model = program.model_proto.SerializeToString() if program is not None else buffer.getvalue()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    given = {value.name: t.numpy() for value, t in zip(session.get_inputs(), (x, random))}
+    # Where is a sum in ONNX Runtime, without a sign of zero.
+    assert_same_bits(torch.from_numpy(session.run(None, given)[0]) + 0, OPS[op](x, random) + 0)
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -78,9 +78,10 @@ def fake_quantize(
         grad_scale: What the gradients to the scale and to the zero point are multiplied by; see
             :func:`ste.lsq_grad_scale`.
         inside: ``"rounded"`` or ``"scaled"``: what the mask tests.
-        random: Numbers in [0, 1), of x's shape, in x's dtype or float32, as :func:`torch.rand_like` draws them. With
-            them, rounding is stochastic: of :math:`v = x / s`, to :math:`\lfloor v \rfloor + 1` where they are less
-            than :math:`v - \lfloor v \rfloor`, else to :math:`\lfloor v \rfloor`. They get no gradient.
+        random: Numbers in [0, 1), of x's shape, in x's dtype or float32; draw them in float32, since those of 16 bits
+            are 0 too often. With them, rounding is stochastic: of :math:`v = x / s`, to :math:`\lfloor v \rfloor + 1`
+            where they are less than :math:`v - \lfloor v \rfloor`, else to :math:`\lfloor v \rfloor`. They get no
+            gradient.
         axis: The dimension of x along which a scale and a zero point of one dimension lie. Without it they broadcast,
             and so lie along the last.
 
