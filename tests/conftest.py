@@ -6,7 +6,6 @@ fails at once, so that no fallback passes for the native backend unnoticed.
 """
 
 import os
-import tempfile
 import warnings
 
 import pytest
@@ -16,12 +15,9 @@ with warnings.catch_warnings(record=True) as import_warnings:
     warnings.simplefilter("always")
     import ste
 
-# torch keeps what it has compiled on disk, and looks it up by the graph that called the op, not by what the op did: a
-# kernel of yesterday's code would pass for one of today's. So every run has a folder of its own.
-INDUCTOR_CACHE = None
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    INDUCTOR_CACHE = tempfile.TemporaryDirectory(prefix="ste-inductor-")
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = INDUCTOR_CACHE.name
+# torch keeps what it has compiled on disk, and looks up a graph by the op's name, not by what the op does: yesterday's
+# code would pass for today's. So graphs are not looked up. Below them, C++ is, by all of its text.
+os.environ |= {"TORCHINDUCTOR_FX_GRAPH_CACHE": "0", "TORCHINDUCTOR_AUTOGRAD_CACHE": "0"}
 
 # The first backward of a process starts autograd's threads, one for each device there is then, and a process with such
 # threads cannot fork and differentiate. Inductor pretends to eight GPUs; before it, there are none.
@@ -45,11 +41,6 @@ def pytest_configure(config: pytest.Config) -> None:
     ]
     if EXPECTED and len(told) != (EXPECTED == "mismatched"):
         raise pytest.UsageError(f"STE_TEST_EXPECT={EXPECTED}, but importing ste gave {len(told)} warnings")
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    if INDUCTOR_CACHE is not None:
-        INDUCTOR_CACHE.cleanup()
 
 
 def pytest_report_header(config: pytest.Config) -> str:
