@@ -45,3 +45,13 @@ def test_loops_run_only_where_they_are_chosen(capability: str) -> None:
         instructions = [line.split("\t")[1] for line in startup.splitlines() if "\t" in line]
         assert instructions
         assert not [instruction for instruction in instructions if instruction[0] in "vk"]  # as AVX's begin
+
+
+def test_the_benchmark_knows_every_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not run here, and its races are made of the table of ops when it is imported."""
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import bench_calls
+    from op_table import OPS
+
+    raced = {op.name for op, _ in bench_calls.VARIANTS.values()}
+    assert raced == {op.name for op in OPS if not op.name.startswith("fake_quantize")} - {"stochastic_round_ste"}
