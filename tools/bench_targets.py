@@ -107,7 +107,7 @@ def is_full(op: str) -> bool:
 # Why two threads gain less.
 SHARED_MEMORY = "one thread of this machine takes most of what its memory gives"
 # Why the build is longer, and its libraries larger, than when that was promised.
-MORE_LOOPS = "the signs, with their surrogates, and fake_quantize_float are four tenths of the code"
+MORE_LOOPS = "the signs, with their surrogates, fake_quantize_float and fake_quantize_blocks are half of the code"
 NEW_PAGES = "most of it is the system's zeroing of new pages: x.clone() gains as little, as the table shows"
 
 
