@@ -40,8 +40,10 @@ def implement(public: Callable[P, Tensor], function: Any) -> Callable[P, Tensor]
         else native.function(name, public, boxed)
     )
 
+    kinds = [kind for _, kind in arguments]
+
     def traced(*args: Any) -> Any:
-        return op(*read_by_dynamo(arguments, args))
+        return op(*read_by_dynamo(kinds, args))
 
     function.traced = staticmethod(traced)
 

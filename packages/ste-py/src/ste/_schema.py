@@ -47,10 +47,13 @@ def read(op: str, arguments: Sequence[Argument], values: Sequence[Any]) -> list[
     return result
 
 
-def read_by_dynamo(arguments: Sequence[Argument], values: Sequence[Any]) -> list[Any]:
-    """The same as Dynamo can trace it, to which a NumPy number is an array, and a number that changes a symbol."""
+def read_by_dynamo(kinds: Sequence[str], values: Sequence[Any]) -> list[Any]:
+    """The same as Dynamo can trace it, to which a NumPy number is an array, and a number that changes a symbol.
+
+    By strings, since Dynamo of torch 2.6 knows no named tuple that it has not seen made.
+    """
     result: list[Any] = []
-    for (_, kind), value in zip(arguments, values):
+    for kind, value in zip(kinds, values):
         if kind.endswith("parameter") and not (value is None or isinstance(value, Tensor)):
             x = result[0]
             dtype = torch.float64 if x.dtype == torch.float64 else torch.float32

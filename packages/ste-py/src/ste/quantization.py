@@ -226,6 +226,7 @@ _QUANTIZE_ARGUMENTS = [
     Argument("quant_min", "integer"),
     Argument("quant_max", "integer"),
 ]
+_QUANTIZE_KINDS = [kind for _, kind in _QUANTIZE_ARGUMENTS]
 
 
 def quantize(
@@ -273,7 +274,7 @@ def quantize(
         if has_torch_function(arguments):
             return handle_torch_function(quantize, arguments, *(*arguments, axis))
         if torch.compiler.is_dynamo_compiling():
-            arguments = read_by_dynamo(_QUANTIZE_ARGUMENTS, arguments)
+            arguments = read_by_dynamo(_QUANTIZE_KINDS, arguments)
         else:
             arguments = read("quantize", _QUANTIZE_ARGUMENTS, arguments)
         return _quantize(*(*arguments, axis))
