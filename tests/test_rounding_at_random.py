@@ -264,7 +264,7 @@ def test_derivatives(case: Case, device: str) -> None:
         second: Any = torch.autograd.grad(to_x, (to_y, leaf), v, allow_unused=True)
         assert_same_bits(second[0], torch.where(passes, v, 0))
         assert second[1] is None or not second[1].any()
-        assert_same_bits(jvp(lambda t: call(t, random), (x,), (v,))[1], torch.where(passes, v, 0))  # noqa: B023
+        assert_same_bits(jvp(lambda t: call(t, random), (x,), (v,))[1], torch.where(passes, v, 0))  # noqa: B023 - called at once
         with fwAD.dual_level():
             primal, tangent = fwAD.unpack_dual(call(fwAD.make_dual(x, v), random))
         assert_same_bits(primal, y)
@@ -285,7 +285,7 @@ def test_vmap(case: Case, device: str) -> None:
             assert_same_bits(vmap(call, in_dims)(xs, rs), torch.stack([e.y for e in expected]))
 
             def gradient(x: Tensor, random: Tensor, g: Tensor) -> Any:
-                return grad(lambda t: (call(t, random) * g).sum())(x)  # noqa: B023
+                return grad(lambda t: (call(t, random) * g).sum())(x)  # noqa: B023 - called at once
 
             found = vmap(gradient, (*in_dims, 0))(xs, rs, g)
             passes = torch.stack([e.passes for e in expected])

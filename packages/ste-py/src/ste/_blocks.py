@@ -22,7 +22,7 @@ from ste._batching import logical, with_batch
 from ste._fake_quantize_float import Numbers
 from ste._float_format import FloatFormat, format_of
 from ste._function import Rule, StraightThroughByRule
-from ste._rounding import round_at_random
+from ste._rounding import rounded
 
 __all__ = ["fake_quantize_blocks_fn"]
 
@@ -277,8 +277,8 @@ class Blocks:
 
     def _integers(self) -> tuple[Tensor, Tensor]:
         """Before and after they are clamped."""
-        rounded = self._scaled.round() if self._random is None else round_at_random(self._scaled, self._random)
-        shifted = rounded if self.zero_point is None else rounded + self.zero_point
+        steps = rounded(self._scaled, self._random)
+        shifted = steps if self.zero_point is None else steps + self.zero_point
         low = -self._settings.max if self.zero_point is None else -self._settings.limit
         return shifted, shifted.clamp(low, self._settings.max)
 

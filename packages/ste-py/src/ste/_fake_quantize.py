@@ -18,7 +18,7 @@ from ste._arguments import (
 from ste._clamp import clamp_by_extrema
 from ste._function import onnx_is_none
 from ste._grid import Grid, GridFunction
-from ste._rounding import onnx_round_at_random, round_at_random
+from ste._rounding import onnx_round_at_random, rounded
 
 __all__ = ["fake_quantize_fn"]
 
@@ -117,9 +117,7 @@ class _IntegerGrid(Grid):
     ) -> None:
         super().__init__(x, scale, zero_point, random, grad_scale)
         self._inside = inside
-        shifted = self._shift(
-            torch.round(self.scaled) if self.random is None else round_at_random(self.scaled, self.random)
-        )
+        shifted = self._shift(rounded(self.scaled, self.random))
         # There is no -0. (To add 0 gives that too, but the exporter to ONNX leaves out what adds a constant 0.)
         self._shifted = torch.where(shifted == 0, 0, shifted)
         self._ends = self._end(quant_min, is_min=True), self._end(quant_max, is_min=False)

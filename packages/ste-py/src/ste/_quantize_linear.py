@@ -166,7 +166,7 @@ def _check(name: str, x: Any, random: Any) -> None:
 
 def _opset() -> Any:
     """The operators of the opset that is exported to."""
-    return evaluator.default().opset  # type: ignore[attr-defined]
+    return evaluator.default().opset  # type: ignore[attr-defined]  # its types do not name it
 
 
 def _ints(values: int | list[int]) -> Any:

@@ -72,6 +72,11 @@ def round_at_random(x: Tensor, random: Tensor) -> Tensor:
     return torch.where(x - below > random.to(x.dtype), below + 1, below)  # which lies as x does
 
 
+def rounded(x: Tensor, random: Tensor | None) -> Tensor:
+    """The nearest integer, or, with numbers to round by, one of the two around x."""
+    return x.round() if random is None else round_at_random(x, random)
+
+
 def onnx_round_at_random(g: Any, x: Any, random: Any) -> Any:
     below = g.op("Floor", x)
     above = g.op("Add", below, onnx_like(g, below, 1.0))
