@@ -93,6 +93,21 @@ def test_scales_of_single_elements(dtype: torch.dtype, device: str) -> None:
                 assert_same_bits(fake_quantize_blocks(x, *arguments), expected(x, *arguments)[0], x)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_blocks_of_every_size_of_numbers(dtype: torch.dtype, device: str) -> None:
+    """Whole blocks, of which many neighbors have scales of one size."""
+    info = torch.finfo(dtype)
+    exponents = torch.arange(math.frexp(info.smallest_normal * info.eps)[1], math.frexp(info.max)[1])
+    generator = torch.Generator().manual_seed(0)
+    x = 2 * torch.rand(len(exponents), 2, 1024, generator=generator, dtype=torch.float64) - 1
+    x[:, 1] = (16 * x[:, 1]).round() / 16  # and ties
+    x = (x * 2.0 ** exponents[:, None, None]).flatten(0, 1).to(device, dtype)
+    for grid in (*FLOAT_FORMATS, *map(str, OTHERS.values())):
+        for rule in ("floor", "rceil"):
+            print(grid, rule)
+            assert_same_bits(fake_quantize_blocks(x, grid, 32, rule), expected(x, grid, 32, rule)[0], x)
+
+
 @pytest.mark.parametrize("part", range(6))
 def test_at_random(part: int, device: str) -> None:
     """`make sweep` tries 100,000."""

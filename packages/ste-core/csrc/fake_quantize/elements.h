@@ -105,7 +105,7 @@ struct FakeQuantizeGradient {
 };
 
 template <typename V, typename ZeroPoint, Inside inside>
-C10_HOST_DEVICE inline FakeQuantizeGradient<V> fake_quantize_backward_scaled(
+C10_HOST_DEVICE C10_ALWAYS_INLINE FakeQuantizeGradient<V> fake_quantize_backward_scaled(
     V g, V scaled, const Grid<V, ZeroPoint, inside>& grid) {
   const V shifted = round_half_even(scaled) + grid.zero_point;
   const V clamped = clamp(shifted, grid.quant_min, grid.quant_max);

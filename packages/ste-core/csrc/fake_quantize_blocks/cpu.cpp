@@ -1,6 +1,8 @@
 // Blocks are taken some at a time: what stands in a first-level cache is read for the scales and then quantized.
 #include "elements.h"
 #include "kernels.h"
+#include "quantized.h"
+#include "statistics.h"
 
 #include "../memory/opmath.h"
 
@@ -16,85 +18,6 @@ constexpr int64_t kChunk = 4096;
 template <typename W>
 using Buffer = std::array<W, kChunk + 32>;
 
-// The larger of two numbers that are not negative. The bits of NaN are those of a larger one.
-inline Vectorized<float> larger(const Vectorized<float>& a, const Vectorized<float>& b) {
-#if defined(CPU_CAPABILITY_AVX512)
-  return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
-#elif defined(CPU_CAPABILITY_AVX2)
-  return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
-#else
-  return at::vec::maximum(a, b);
-#endif
-}
-
-inline Vectorized<double> larger(const Vectorized<double>& a, const Vectorized<double>& b) {
-  return at::vec::maximum(a, b);
-}
-
-// What a scale follows from, of vectors of numbers: the largest magnitude, or both ends.
-template <typename W>
-struct Largest {
-  using V = Vectorized<W>;
-
-  void add(const V& x) { high = larger(high, x.abs()); }
-
-  // With more numbers. (In variables, since GCC keeps in memory what has an address.)
-  Largest with(const W* x, int64_t count) const {
-    V of_all = high;
-    for_vectors<W>(0, count, [&](int64_t i, auto size) { of_all = larger(of_all, load_vector(x + i, size).abs()); });
-    return {of_all};
-  }
-
-  // Of pairs of lanes, those of this and of another.
-  static Largest paired(const Largest& a, const Largest& b) {
-    const auto [even, odd] = at::vec::deinterleave2(a.high, b.high);
-    return {larger(even, odd)};
-  }
-
-  element::BlockScale<V> scale(const element::BlockScales<W>& scales, const V& tensor_scale) const {
-    return scales.of_largest(high, tensor_scale);
-  }
-
-  V high = V(0);
-};
-
-template <typename W>
-struct BothEnds {
-  using V = Vectorized<W>;
-
-  void add(const V& x) {
-    low = at::vec::minimum(low, x);
-    high = at::vec::maximum(high, x);
-  }
-
-  BothEnds with(const W* x, int64_t count) const {
-    V least = low;
-    V most = high;
-    for_vectors<W>(0, count, [&](int64_t i, auto size) {
-      const V some = load_vector(x + i, size);
-      least = at::vec::minimum(least, some);
-      most = at::vec::maximum(most, some);
-    });
-    return {least, most};
-  }
-
-  static BothEnds paired(const BothEnds& a, const BothEnds& b) {
-    const auto [low_even, low_odd] = at::vec::deinterleave2(a.low, b.low);
-    const auto [high_even, high_odd] = at::vec::deinterleave2(a.high, b.high);
-    return {at::vec::minimum(low_even, low_odd), at::vec::maximum(high_even, high_odd)};
-  }
-
-  element::BlockScale<V> scale(const element::BlockScales<W>& scales, const V& /*tensor_scale*/) const {
-    return scales.of_ends(low, high);
-  }
-
-  V low = V(0);
-  V high = V(0);
-};
-
-template <typename Kind, typename W>
-using Statistic = std::conditional_t<Kind::has_zero_point, BothEnds<W>, Largest<W>>;
-
 // The scales of some blocks, or of some columns.
 template <typename W, int64_t n>
 struct Scales {
@@ -109,32 +32,6 @@ struct Scales {
   std::array<W, n> zero_point;
 };
 
-// One vector of a result: of x, or of x and g.
-template <typename W, typename Kind, bool is_backward>
-class Quantized {
- public:
-  using V = Vectorized<W>;
-
-  Quantized(const Kind& kind, const V& scale, const V& divisor, const V& zero_point)
-      : grid_(kind.grid(scale, zero_point)), divisor_(divisor) {}
-
-  template <typename Count>
-  void operator()(const W* x, const W* g, W* y, Count count) const {
-    const V scaled = Kind::scaled(load_vector(x, count), divisor_);
-    V result;
-    if constexpr (is_backward) {
-      result = element::fake_quantize_backward_scaled(load_vector(g, count), scaled, grid_).x;
-    } else {
-      result = element::fake_quantize_scaled(scaled, grid_);
-    }
-    store<W>(result, reinterpret_cast<char*>(y), 0, count);
-  }
-
- private:
-  decltype(std::declval<Kind>().grid(std::declval<V>(), std::declval<V>())) grid_;
-  V divisor_;
-};
-
 // What is done with numbers that lie one after the other, in the dtype that is computed in.
 template <typename W, typename Kind, bool is_backward>
 class Blocks {
@@ -143,28 +40,28 @@ class Blocks {
   using Of = Statistic<Kind, W>;
   static constexpr int64_t kLanes = V::size();
 
-  explicit Blocks(const BlockSettings& settings) : kind_(settings), scales_(settings) {}
+  explicit Blocks(const BlockSettings& settings) : kind_(settings), scales_(settings), formats_(settings.ends) {}
 
-  element::BlockScale<V> scale(const Of& statistic, const V& tensor_scale) const {
+  C10_ALWAYS_INLINE element::BlockScale<V> scale(const Of& statistic, const V& tensor_scale) const {
     auto result = statistic.scale(scales_, tensor_scale);
     result.divisor = Kind::divisor(result.divisor);
     return result;
   }
 
-  // Lane k is that of the k-th.
-  element::BlockScale<V> scales(std::array<Of, kLanes>& statistics, W tensor_scale) const {
-    for (int64_t count = kLanes / 2; count > 0; count /= 2) {
-      for (int64_t k = 0; k < count; ++k) {
-        statistics[k] = Of::paired(statistics[2 * k], statistics[2 * k + 1]);
-      }
-    }
-    return scale(statistics[0], V(tensor_scale));
+  // Lane k is that of the k-th of `of`.
+  template <typename OfBlock>
+  C10_ALWAYS_INLINE element::BlockScale<V> scales(int64_t first, const OfBlock& of, W tensor_scale) const {
+    return scale(paired<kLanes>(first, of), V(tensor_scale));
+  }
+
+  template <int64_t n>
+  Quantized<W, Kind, is_backward> quantized(const Scales<W, n>& scales, int64_t k) const {
+    return {kind_, V(scales.scale[k]), V(scales.divisor[k]), V(scales.zero_point[k])};
   }
 
   template <int64_t n>
   void quantize(const W* x, const W* g, W* y, int64_t count, const Scales<W, n>& scales, int64_t k) const {
-    const Quantized<W, Kind, is_backward> quantized(
-        kind_, V(scales.scale[k]), V(scales.divisor[k]), V(scales.zero_point[k]));
+    const auto quantized = this->quantized(scales, k);
     for_vectors<W>(0, count, [&](int64_t i, auto size) { quantized(x + i, g + i, y + i, size); });
   }
 
@@ -177,11 +74,34 @@ class Blocks {
       for (int64_t k = first; k < std::min(blocks, first + kLanes); ++k) {
         statistics[k - first] = Of().with(x + k * block, std::min(block, size - k * block));
       }
-      scales.set(first, this->scales(statistics, tensor_scale));
+      scales.set(first, this->scales(0, [&](int64_t k) { return statistics[k]; }, tensor_scale));
     }
     for (int64_t k = 0; k < blocks; ++k) {
       const int64_t i = k * block;
       quantize(x + i, g + i, y + i, std::min(block, size - i), scales, k);
+    }
+  }
+
+  // The same of whole blocks of whole vectors of T.
+  template <typename T>
+  void group_of_vectors(const T* x, const T* g, T* y, int64_t blocks, int64_t block, W tensor_scale) const {
+    Scales<W, BlockTask::kGroup> scales;
+    bool in_place = kMayBeInPlace;
+    for (int64_t first = 0; first < blocks; first += kLanes) {
+      const auto of = [&](int64_t k) { return k < blocks ? of_vectors(x + k * block, block) : Of(); };
+      const auto found = this->scales(first, of, tensor_scale);
+      in_place = in_place && formats_.has_all(found.scale);
+      scales.set(first, found);
+    }
+    for (int64_t k = 0; k < blocks; ++k) {
+      const int64_t i = k * block;
+      if constexpr (kMayBeInPlace) {
+        if (in_place) {
+          map_vectors(x + i, g + i, y + i, block, formats_.at(scales.scale[k]));
+          continue;
+        }
+      }
+      map_vectors(x + i, g + i, y + i, block, quantized(scales, k));
     }
   }
 
@@ -197,8 +117,33 @@ class Blocks {
   }
 
  private:
+  // Lane k is that of the k-th of some. (By recursion, what is not paired yet stays in registers.)
+  template <int64_t count, typename OfBlock>
+  C10_ALWAYS_INLINE static Of paired(int64_t first, const OfBlock& of) {
+    if constexpr (count == 1) {
+      return of(first);
+    } else {
+      const Of a = paired<count / 2>(first, of);  // in the order in which they lie in memory
+      return Of::paired(a, paired<count / 2>(first + count / 2, of));
+    }
+  }
+
+  template <typename T>
+  C10_ALWAYS_INLINE static Of of_vectors(const T* x, int64_t size) {
+    Of of;
+    for (int64_t i = 0; i < size; i += Vectorized<T>::size()) {
+      for (const V& part : load_apart(x + i)) {
+        of.add(part);
+      }
+    }
+    return of;
+  }
+
+  static constexpr bool kMayBeInPlace = !is_backward && std::is_same_v<Kind, element::FormatBlocks<W, false>>;
+
   Kind kind_;
   element::BlockScales<W> scales_;
+  ScaledFormats<W> formats_;
 };
 
 // In what order a block's numbers are computed with does not matter: those of a vector of bfloat16 are taken apart as
@@ -284,22 +229,31 @@ class Task {
     const int64_t at_once = kChunk / block * block;
     for (int64_t i = first; i < end; i += at_once) {
       const int64_t size = std::min(at_once, end - i);
-      const bool are_pairs = in_pairs<T>(block) && in_pairs<T>(size);
-      on_chunk(outer * task_.length + i, size, are_pairs, [&](const W* x, const W* g, W* y) {
-        blocks_.group(x, g, y, size, block, tensor_scale);
+      if (block % Vectorized<T>::size() == 0 && size % block == 0) {
+        const int64_t at = outer * task_.length + i;
+        blocks_.group_of_vectors(x_ + at, g_ + at, y_ + at, size / block, block, tensor_scale);
+        continue;
+      }
+      on_chunk(outer * task_.length + i, size, /*are_pairs=*/false, [&](const W* x, const W* g, W* y) {
+        if (block % V::size() == 0 && size % block == 0) {
+          blocks_.group_of_vectors(x, g, y, size / block, block, tensor_scale);
+        } else {
+          blocks_.group(x, g, y, size, block, tensor_scale);
+        }
       });
     }
   }
 
   // One that is larger than a buffer.
   void long_block(int64_t begin, int64_t size, W tensor_scale) {
-    std::array<typename Blocks::Of, Blocks::kLanes> statistics;
+    typename Blocks::Of of_all;
     for (int64_t i = 0; i < size; i += kChunk) {
       const int64_t count = std::min(kChunk, size - i);
-      statistics[0] = statistics[0].with(read(x_ + begin + i, count, xs_, in_pairs<T>(count)), count);
+      of_all = of_all.with(read(x_ + begin + i, count, xs_, in_pairs<T>(count)), count);
     }
     Scales<W, Blocks::kLanes> scales;
-    scales.set(0, blocks_.scales(statistics, tensor_scale));
+    const auto of = [&](int64_t k) { return k == 0 ? of_all : typename Blocks::Of(); };
+    scales.set(0, blocks_.scales(0, of, tensor_scale));
     for (int64_t i = 0; i < size; i += kChunk) {
       const int64_t count = std::min(kChunk, size - i);
       on_chunk(begin + i, count, in_pairs<T>(count), [&](const W* x, const W* g, W* y) {

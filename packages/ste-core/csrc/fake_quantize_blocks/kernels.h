@@ -19,7 +19,7 @@ struct BlockSettings {
 // x as it lies in memory: outer rows of length * inner elements, with blocks along the length, the last of which may be
 // shorter. A unit of work is kGroup blocks of a row, or, where inner is not 1, a block of kColumns neighbors.
 struct BlockTask {
-  static constexpr int64_t kGroup = 16;
+  static constexpr int64_t kGroup = 64;
   static constexpr int64_t kColumns = 256;
 
   BlockSettings settings;

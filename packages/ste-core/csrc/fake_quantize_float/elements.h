@@ -6,6 +6,10 @@
 
 #include <c10/util/bit_cast.h>
 
+#if defined(CPU_CAPABILITY_AVX512)
+#include <immintrin.h>
+#endif
+
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -87,19 +91,32 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE V power_within(V x, V least, V /*limit*/) {
 template <typename V>
 C10_HOST_DEVICE C10_ALWAYS_INLINE V with_sign_of(V size, V x) {
   if constexpr (Vector<V>) {
+#if defined(CPU_CAPABILITY_AVX512)
+    if constexpr (requires { _mm512_castps_si512(x); }) {
+      constexpr int size_or_x_and_sign = 0xF8;
+      return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(
+          _mm512_castps_si512(size), _mm512_castps_si512(x), _mm512_castps_si512(constant<V>(-0.0)),
+          size_or_x_and_sign));
+    }
+#endif
     return size | (x & constant<V>(-0.0));
   } else {
     return std::copysign(size, x);
   }
 }
 
-// The magnitude of a number of the format, without a largest exponent, for what is at most a bound: the nearest, of two
-// the one with an even last bit.
+// The number of the format, without a largest exponent, that is nearest to a magnitude: of two the one with an even
+// last bit.
+template <typename V, typename Overflow>
+C10_HOST_DEVICE C10_ALWAYS_INLINE V round_magnitude(V size, const FloatGrid<V, Overflow>& grid) {
+  const V raised = power_within(size, grid.least, grid.limit) * grid.shift;
+  return (size + raised) - raised;
+}
+
+// The same of what is at most a bound.
 template <typename V, typename Overflow>
 C10_HOST_DEVICE C10_ALWAYS_INLINE V round_to_format(V x, V bound, const FloatGrid<V, Overflow>& grid) {
-  const V held = at_most(absolute(x), bound);
-  const V raised = power_within(held, grid.least, grid.limit) * grid.shift;
-  return (held + raised) - raised;
+  return round_magnitude(at_most(absolute(x), bound), grid);
 }
 
 // The same, but one of the two numbers around x, by chance.

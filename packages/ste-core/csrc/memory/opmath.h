@@ -107,21 +107,35 @@ inline Bits rounded(const Vectorized<float>& v) {
 #endif
 }
 
+// A vector of T as vectors of what it is computed in, in any order: the one of their neighbors is not that in memory.
+template <typename T>
+Parts<T> load_apart(const T* from) {
+  if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    const auto pairs = Bits::loadu(from);
+    return {at::vec::cast<float>(pairs << Bits(16)), at::vec::cast<float>(pairs & Bits(kUpperHalf))};
+  } else {
+    return load_parts(from);
+  }
+}
+
+template <typename T>
+void store_together(const Parts<T>& parts, T* to) {
+  if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    halves(rounded(parts[0]) >> Bits(16), rounded(parts[1])).store(to);
+  } else {
+    store_parts(parts, to);
+  }
+}
+
 template <typename T>
 Four<at::opmath_type<T>> load_four(const T* from) {
-  using V = Vectorized<T>;
-  constexpr int64_t size = V::size();
-  if constexpr (std::is_same_v<T, c10::BFloat16>) {
-    const auto first = Bits::loadu(from);
-    const auto second = Bits::loadu(from + size);
-    const auto even = [](const Bits& pairs) { return at::vec::cast<float>(pairs << Bits(16)); };
-    const auto odd = [](const Bits& pairs) { return at::vec::cast<float>(pairs & Bits(kUpperHalf)); };
-    return {even(first), odd(first), even(second), odd(second)};
-  } else if constexpr (is_16_bit<T>) {
-    const auto [a, b] = load_parts(from);
-    const auto [c, d] = load_parts(from + size);
+  constexpr int64_t size = Vectorized<T>::size();
+  if constexpr (is_16_bit<T>) {
+    const auto [a, b] = load_apart(from);
+    const auto [c, d] = load_apart(from + size);
     return {a, b, c, d};
   } else {
+    using V = Vectorized<T>;
     return {V::loadu(from), V::loadu(from + size), V::loadu(from + 2 * size), V::loadu(from + 3 * size)};
   }
 }
@@ -129,12 +143,9 @@ Four<at::opmath_type<T>> load_four(const T* from) {
 template <typename T>
 void store_four(const Four<at::opmath_type<T>>& four, T* to) {
   constexpr int64_t size = Vectorized<T>::size();
-  if constexpr (std::is_same_v<T, c10::BFloat16>) {
-    halves(rounded(four.a) >> Bits(16), rounded(four.b)).store(to);
-    halves(rounded(four.c) >> Bits(16), rounded(four.d)).store(to + size);
-  } else if constexpr (is_16_bit<T>) {
-    at::vec::convert_from_float<T>(four.a, four.b).store(to);
-    at::vec::convert_from_float<T>(four.c, four.d).store(to + size);
+  if constexpr (is_16_bit<T>) {
+    store_together<T>({four.a, four.b}, to);
+    store_together<T>({four.c, four.d}, to + size);
   } else {
     four.a.store(to);
     four.b.store(to + size);
