@@ -146,8 +146,8 @@ class Blocks {
   ScaledFormats<W> formats_;
 };
 
-// In what order a block's numbers are computed with does not matter: those of a vector of bfloat16 are taken apart as
-// in load_four.
+// In what order a block's numbers are computed with does not matter: those of a vector of bfloat16 are taken apart
+// and put together as in load_apart.
 template <typename T>
 bool in_pairs(int64_t size) {
   return std::is_same_v<T, c10::BFloat16> && size % Vectorized<T>::size() == 0;
@@ -160,9 +160,9 @@ const W* read(const T* from, int64_t count, Buffer<W>& buffer, bool in_pairs) {
     return from;
   } else if (in_pairs) {
     for (int64_t i = 0; i < count; i += Vectorized<T>::size()) {
-      const auto pairs = Bits::loadu(from + i);
-      at::vec::cast<float>(pairs << Bits(16)).store(&buffer[i]);
-      at::vec::cast<float>(pairs & Bits(kUpperHalf)).store(&buffer[i + Vectorized<W>::size()]);
+      const auto parts = load_apart(from + i);
+      parts[0].store(&buffer[i]);
+      parts[1].store(&buffer[i + Vectorized<W>::size()]);
     }
   } else {
     widen(from, buffer.data(), count);
@@ -175,8 +175,7 @@ void write(const Buffer<float>& buffer, T* to, int64_t count, bool in_pairs) {
   if (in_pairs) {
     using V = Vectorized<float>;
     for (int64_t i = 0; i < count; i += Vectorized<T>::size()) {
-      const auto even = rounded(V::loadu(&buffer[i]));
-      halves(even >> Bits(16), rounded(V::loadu(&buffer[i + V::size()]))).store(to + i);
+      store_together<T>({V::loadu(&buffer[i]), V::loadu(&buffer[i + V::size()])}, to + i);
     }
   } else {
     narrow(buffer.data(), to, count);
