@@ -108,6 +108,26 @@ def test_blocks_of_every_size_of_numbers(dtype: torch.dtype, device: str) -> Non
             assert_same_bits(fake_quantize_blocks(x, grid, 32, rule), expected(x, grid, 32, rule)[0], x)
 
 
+# Not the NaN that a bfloat16 can have: one that rounds up to a number.
+PAYLOADS = (0x7FFFFFFF, -1, 0x7F800001)
+
+
+@EVERY_DTYPE
+@pytest.mark.parametrize("dim", [0, -1])
+def test_every_nan_stays_one(dim: int, dtype: torch.dtype, device: str) -> None:
+    """Of whatever bits, and whoever makes it: the largest of some numbers is a NaN with all bits set."""
+    x = normal((64, 64), dtype, 0, device)
+    x[40, 40] = math.nan
+    plain = x.nan_to_num(1)
+    for grid, rule in [("int8", "minmax"), *(("e2m1fn", rule) for rule in rules_of("e2m1fn"))]:
+        for block in (1, 16, 32, 40):
+            assert_same_bits(fake_quantize_blocks(x, grid, block, rule, dim), expected(x, grid, block, rule, dim)[0], x)
+    for payload in PAYLOADS:
+        tensor_scale = torch.tensor(payload, dtype=torch.int32, device=device).view(torch.float32)
+        for block in (1, 16, 32, 40):
+            assert fake_quantize_blocks(plain, "e2m1fn", block, "e4m3fn", dim, tensor_scale).isnan().all()
+
+
 @pytest.mark.parametrize("part", range(6))
 def test_at_random(part: int, device: str) -> None:
     """`make sweep` tries 100,000."""

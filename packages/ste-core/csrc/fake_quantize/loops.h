@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <array>
-#include <limits>
 #include <utility>
 
 namespace ste::cpu {
@@ -48,18 +47,12 @@ class Quotients {
   Four<W> next_;
 };
 
-// With the payload of a NaN that every dtype can have.
-template <typename W>
-W with_plain_nan(W number) {
-  return number == number ? number : std::numeric_limits<W>::quiet_NaN();
-}
-
 // A row with one scale and one zero point.
 template <typename T, typename Ends>
 void fake_quantize_row(char* y, const char* x, const char* scale, const char* zero_point, int64_t size, Ends ends) {
   using W = at::opmath_type<T>;
   constexpr int64_t step = 4 * Vectorized<W>::size();
-  const auto number = [](const char* of) { return with_plain_nan(*reinterpret_cast<const W*>(of)); };
+  const auto number = [](const char* of) { return element::with_plain_nan(*reinterpret_cast<const W*>(of)); };
   const auto grid = ends.grid(number(scale), number(zero_point));
   const auto* const from = reinterpret_cast<const T*>(x);
   auto* const to = reinterpret_cast<T*>(y);
@@ -83,7 +76,7 @@ void fake_quantize_row(char* y, const char* x, const char* scale, const char* ze
 template <typename W, bool is_constant>
 class Parameter {
  public:
-  explicit Parameter(const char* row) : row_(reinterpret_cast<const W*>(row)), first_(with_plain_nan(*row_)) {}
+  explicit Parameter(const char* row) : row_(reinterpret_cast<const W*>(row)), first_(element::with_plain_nan(*row_)) {}
 
   Vectorized<W> vector(int64_t i) const {
     if constexpr (is_constant) {

@@ -43,9 +43,10 @@ class Blocks {
   explicit Blocks(const BlockSettings& settings) : kind_(settings), scales_(settings), formats_(settings.ends) {}
 
   C10_ALWAYS_INLINE element::BlockScale<V> scale(const Of& statistic, const V& tensor_scale) const {
-    auto result = statistic.scale(scales_, tensor_scale);
-    result.divisor = Kind::divisor(result.divisor);
-    return result;
+    const auto [scale, divisor, zero_point] = statistic.scale(scales_, tensor_scale);
+    return {
+        element::with_plain_nan(scale), element::with_plain_nan(Kind::divisor(divisor)),
+        element::with_plain_nan(zero_point)};
   }
 
   // Lane k is that of the k-th of `of`.

@@ -43,6 +43,12 @@ C10_HOST_DEVICE inline V constant(double value) {
   }
 }
 
+// With the payload of a NaN that every dtype can have.
+template <typename V>
+C10_HOST_DEVICE inline V with_plain_nan(V number) {
+  return select(number == number, number, constant<V>(NAN));
+}
+
 template <typename V>
 C10_HOST_DEVICE inline V absolute(const V& x) {
   if constexpr (Vector<V>) {
