@@ -47,7 +47,8 @@ help:
 	@echo "make mutants register the native ops in each of the wrong ways, and show which transforms find out"
 	@echo "make sweep   try all numbers of float32 in every format, and 100,000 tensors in blocks (TORCH=2.14.1, CORE=none)"
 	@echo "make bench   measure the ops beside torch.round and what people use in their place, and write docs/bench.md"
-	@echo "                                    (PEERS=1: Brevitas too; QUICK=1: less, into build/bench.md)"
+	@echo "                                    (PEERS=1: Brevitas and torchao too; QUICK=1: less, into build/bench.md;"
+	@echo "                                     ONLY=formats: that part again)"
 	@echo "make peers   compare the surrogates with snntorch's and spikingjelly's, and formats and blocks with gfloat's and"
 	@echo "                                    torchao's; it installs the four (TORCH=2.14.1)"
 	@echo "make cuda    compile the CUDA kernels, and check what can be checked of them without a GPU (TORCH=2.14.1)"
@@ -94,7 +95,7 @@ sweep: core
 bench_results := $(if $(QUICK),build,docs)/bench/results.json
 
 bench: core $(env)/bench.stamp $(if $(PEERS),$(env)/peers.stamp)
-	$(python) tools/bench.py $(if $(PEERS),--peers) $(if $(QUICK),--quick) $(bench_results)
+	$(python) tools/bench.py $(if $(PEERS),--peers) $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(bench_results)
 	$(python) tools/bench_report.py $(bench_results)
 
 # What the guides say of snntorch, spikingjelly, gfloat and torchao. `make test` leaves it out, for it takes their packages.

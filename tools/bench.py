@@ -17,9 +17,8 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from typing import Any
 import torch
 from bench_calls import BOUNDS, VARIANTS, Call, bare, detached, number, per_channel, written
 from bench_grids import block_formats, float_formats, learnable
+from bench_race import KNOWN, SECONDS_IN_MEMORY, Result, race
 from bench_surrogates import KINDS, gradients
 from bench_system import build_seconds, import_milliseconds, library_megabytes, machine, peak_tensors, take_memory
 from subjects import IDIOM  # one of the tests, which bench_calls finds
@@ -38,88 +38,13 @@ import ste
 LIMIT = "torch.round"
 COPIES = "straight_through"  # has a target beside x.clone()
 THREE_READS = "torch.addcmul"  # torch's own pass over three tensors
-# A race has this many turns, and as many again until its ratios are known, or it has lasted for long enough: longer
-# where a call goes to the memory, which others use too.
-TURNS = 9
-KNOWN = 0.01
-SECONDS = 0.7
-SECONDS_IN_MEMORY = 3
 SECONDS_ON_ALL_THREADS = {"new": 3, "kept": 1.5}  # by the memory of the results
 LARGE = [(1, 64, 32, 32), (1, 64, 128, 128), (1, 64, 625, 250)]  # 65,536, 1,048,576 and 10,000,000 elements
 FOR_ALL_THREADS = (1, 64, 512, 256)  # 8,388,608 elements
 PLACES = 9  # of them in memory, on which two equal loops differ by up to a tenth
-IN_MEMORY = 1_000_000  # elements, for which no cache that is a core's own is large enough
 GROWTH = [10**power for power in range(9)]
 CALLS = 1000  # whose instructions are counted
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
-
-
-@dataclass(frozen=True)
-class Result:
-    """What one competitor took, as a multiple of what the limit took.
-
-    Attributes:
-        section: What was measured.
-        op: The op, and the kind of its bounds.
-        competitor: What ran.
-        ratio: The median over the turns.
-        low: The first quartile.
-        high: The third quartile.
-        seconds: One call, the median.
-        memory: Whether what is freed is kept for the next call, or each result has new memory from the system.
-    """
-
-    section: str
-    op: str
-    competitor: str
-    ratio: float
-    low: float
-    high: float
-    seconds: float = 0.0
-    dtype: str = "float32"
-    layout: str = "contiguous"
-    elements: int = 0
-    threads: int = 1
-    memory: str = "kept"
-
-
-def race(
-    section: str,
-    op: str,
-    *sets: dict[str, Call],
-    turns: int = TURNS,
-    known: float = KNOWN,
-    seconds: float | None = None,
-    **where: Any,
-) -> Iterator[Result]:
-    """The competitors in turns; the first of them is the limit.
-
-    Each turn takes the next of the sets of calls, which differ in where their tensors lie: a loop may be a fifth slower
-    if what it reads and what it writes differ by a multiple of 4096 bytes.
-    """
-    timers = [{name: call.timer(where.get("threads", 1)) for name, call in calls.items()} for calls in sets]
-    numbers = {}
-    for name, timer in timers[0].items():
-        timer.timeit(2)
-        numbers[name] = max(1, min(20_000, int(0.005 / timer.timeit(2).median)))
-    times: dict[str, list[float]] = {name: [] for name in numbers}
-    limit = next(iter(numbers))
-    if seconds is None:
-        seconds = SECONDS if where["elements"] < IN_MEMORY else SECONDS_IN_MEMORY
-    start = time.perf_counter()
-    while True:
-        for turn in range(turns):
-            for name in list(numbers)[:: -1 if turn % 2 else 1]:
-                times[name].append(timers[turn % len(timers)][name].timeit(numbers[name]).median)
-        ratios = {name: [t / base for t, base in zip(of_name, times[limit])] for name, of_name in times.items()}
-        quartiles = {name: statistics.quantiles(of_name, n=4) for name, of_name in ratios.items()}
-        count = len(times[limit])
-        if time.perf_counter() - start > seconds or all(
-            (high - low) / count**0.5 < known * middle for low, middle, high in quartiles.values()
-        ):
-            break
-    for name, (low, middle, high) in quartiles.items():
-        yield Result(section, op, name, middle, low, high, statistics.median(times[name]), **where)
 
 
 def somewhere(shape: Sequence[int], dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
@@ -138,11 +63,12 @@ def somewhere(shape: Sequence[int], dtype: torch.dtype, memory_format: torch.mem
 class Bench:
     """Everything that this process, with its backend, can measure."""
 
-    def __init__(self, peer: str, *, quick: bool) -> None:
+    def __init__(self, peer: str, *, quick: bool, peers: bool = False) -> None:
         self.thread_counts = sorted({1, torch.get_num_threads()})
         torch.set_num_threads(1)
         torch.manual_seed(0)
         self.peer = peer
+        self.peers = peers
         self.sizes = LARGE[:1] if quick else LARGE
         self.quick = quick
         self.race = partial(race, turns=3, seconds=0) if quick else race
@@ -315,7 +241,8 @@ class Bench:
             where: dict[str, Any] = {"elements": math.prod(shape), "dtype": str(dtype).removeprefix("torch.")}
             for section, title, calls in races:
                 torch.compiler.reset()  # it compiles a function no more than eight times
-                sets = [calls(somewhere(shape, dtype, torch.contiguous_format), self.ours) for _ in range(3)]
+                places = (somewhere(shape, dtype, torch.contiguous_format) for _ in range(3))
+                sets = [calls(x, self.ours, peers=self.peers) for x in places]
                 for threads in self.thread_counts:
                     yield from self.race(section, title, *sets, threads=threads, **where)
 
@@ -395,6 +322,10 @@ class Bench:
             for cause, count in counts.items():
                 yield Result("instructions", cause, title, count, count, count, elements=8)
 
+    def part(self, name: str) -> Iterator[Result]:
+        take_memory("kept")
+        yield from getattr(self, name)()
+
     def all(self) -> Iterator[Result]:
         take_memory("new")  # before the heap has a place for anything large
         if self.backend == "native" and not self.peer:
@@ -443,17 +374,30 @@ def write(rows: Sequence[dict[str, Any]], path: Path) -> None:
     path.write_text(json.dumps({"machine": machine(), "results": rows}, indent=1) + "\n")
 
 
+def replaced(path: Path, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results of before, with these in the place of those of the same sections."""
+    before = json.loads(path.read_text())
+    if before["machine"] != machine():
+        sys.exit(f"{path} is of another machine: {before['machine']}")
+    again = {(row["process"], row["section"]) for row in rows}
+    return [row for row in before["results"] if (row["process"], row["section"]) not in again] + list(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, help="the file to write")
-    parser.add_argument("--peers", action="store_true", help="Brevitas too, which must be installed")
+    parser.add_argument("--peers", action="store_true", help="Brevitas and torchao too, which must be installed")
     parser.add_argument(
         "--quick", action="store_true", help="the smallest of the large sizes only: to try this program"
+    )
+    parser.add_argument(
+        "--only", metavar="PART", help="measure a part again, such as formats, and keep the other results"
     )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker is not None:
-        for result in Bench(arguments.worker, quick=arguments.quick).all():
+        bench = Bench(arguments.worker, quick=arguments.quick, peers=arguments.peers)
+        for result in bench.part(arguments.only) if arguments.only else bench.all():
             print(json.dumps(asdict(result)), flush=True)
         return
 
@@ -464,13 +408,16 @@ def main() -> None:
         for mode in ("0", "1"):
             title = f"Brevitas, {'JIT' if mode == '1' else 'Python'}"
             workers.append(("native", title, {"BREVITAS_JIT": mode}))
+    if arguments.only:
+        del workers[1:]
     rows = []
     # Where the output is not a terminal, every update of a bar is a line in a log.
     with tqdm(unit=" results", mininterval=0.1 if sys.stderr.isatty() else 60) as progress:
         for backend, peer, environment in workers:
             progress.set_description(peer or backend, refresh=False)
             command = [sys.executable, __file__, arguments.results, "--worker", peer]
-            command += ["--quick"] if arguments.quick else []
+            command += ["--quick"] * arguments.quick + ["--peers"] * arguments.peers
+            command += ["--only", arguments.only] if arguments.only else []
             with subprocess.Popen(
                 command, stdout=subprocess.PIPE, text=True, env={**os.environ, "STE_BACKEND": backend, **environment}
             ) as process:
@@ -484,6 +431,9 @@ def main() -> None:
                 unfinished = arguments.results.with_suffix(".partial.json")
                 write(rows, unfinished)
                 sys.exit(f"{peer or backend} stopped with {process.returncode}; its results are in {unfinished}")
+        if arguments.only:
+            write(replaced(arguments.results, rows), arguments.results)
+            return
         progress.set_description("build and import", refresh=False)
         rows += [single("import, ms", backend, import_milliseconds(backend)) for backend in ("native", "python")]
         rows.append(single("library, MB", "native", [library_megabytes()]))

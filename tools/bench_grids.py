@@ -1,5 +1,7 @@
 """What the ops to a grid and back are measured beside."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,6 +10,11 @@ from subjects import IDIOM  # one of the tests, which bench_calls finds
 from torch import Tensor
 
 import ste
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "extensions"))
+
+# What the guides compare values with, of libraries that are imported when they are called.
+import differences
 
 
 def learnable(x: Tensor, scale: Tensor) -> Call:
@@ -20,22 +27,31 @@ def learnable(x: Tensor, scale: Tensor) -> Call:
     return Call(op, (x, flat, torch.zeros_like(flat), *axis, -8, 7, 1.0), inputs=2)
 
 
-def float_formats(x: Tensor, ours: str) -> dict[str, Call]:
+def float_formats(x: Tensor, ours: str, *, peers: bool) -> dict[str, Call]:
     """To 8 bits: of a format, and of integers."""
     arguments = (x, number(x, 0.05))
     composition = IDIOM["fake_quantize_float"]
+    of_peers = {"torchao": differences.fp8_of_torchao, "Brevitas": differences.fp8_of_brevitas} if peers else {}
     return {
         "clone": Call(torch.clone, (x,)),
         ours: Call(ste.fake_quantize_float, (*arguments, "e4m3fn"), inputs=2),
         "fake_quantize": Call(ste.fake_quantize, arguments, inputs=2),
         "composition": Call(composition, (*arguments, "e4m3fn"), inputs=2),
         "torch.compile": Call(torch.compile(composition), (*arguments, "e4m3fn"), inputs=2),
+        **{name: Call(make()[0].run, (x,)) for name, make in of_peers.items()},
     }
 
 
-def block_formats(recipe: str, x: Tensor, ours: str) -> dict[str, Call]:
+def block_formats(recipe: str, x: Tensor, ours: str, *, peers: bool) -> dict[str, Call]:
     """With a scale for each block, which follows from it."""
     x = x.reshape(-1, 128)
+    of_peers = {}
+    if peers and recipe == "mxfp4":
+        calls = {"torchao": differences.mxfp4_of_torchao(), "Brevitas": differences.mxfp4_of_brevitas()}
+        of_peers = {name: Call(found[0].run, (x,)) for name, found in calls.items()}
+    elif peers:
+        of_peers["torchao"] = Call(differences.int4_of_torchao()[0].run, (x,))
+        of_peers["Brevitas"] = Call(differences.int4_layer_of_brevitas(x).quant_weight, ())
     arguments = (x, *ste.BLOCK_RECIPES[recipe])
     composition = IDIOM["fake_quantize_blocks"] if recipe.startswith("mx") else in_groups
     return {
@@ -43,6 +59,7 @@ def block_formats(recipe: str, x: Tensor, ours: str) -> dict[str, Call]:
         ours: Call(ste.fake_quantize_blocks, arguments),
         "composition": Call(composition, arguments),
         "torch.compile": Call(torch.compile(composition), arguments),
+        **of_peers,
     }
 
 

@@ -107,6 +107,8 @@ COLUMNS = [
     "torch.compile",
     "Brevitas, Python",
     "Brevitas, JIT",
+    "Brevitas",
+    "torchao",
     "fake_quantize",
     "composition",
     "learnable op of torch",

@@ -246,11 +246,12 @@ def int4_of_torchao() -> list[Call]:
     return [Call(f"choose_qparams_affine, {kind.name}", partial(run, kind)) for kind in kinds]
 
 
-def int4_of_brevitas() -> list[Call]:
+def int4_layer_of_brevitas(weight: Tensor, of_kind: str = "NarrowIntQuant") -> Any:
+    """A linear layer with that weight, in groups of 32."""
     import brevitas.nn as qnn
     from brevitas.inject.enum import RestrictValueType, ScalingPerOutputType
     from brevitas.proxy.groupwise_int_parameter_quant import GroupwiseWeightQuantProxyFromInjector
-    from brevitas.quant.base import IntQuant, MaxStatsScaling, NarrowIntQuant
+    from brevitas.quant import base
     from brevitas.quant.solver.weight import WeightQuantSolver
 
     settings: dict[str, Any] = {
@@ -260,15 +261,19 @@ def int4_of_brevitas() -> list[Call]:
         "scaling_per_output_type": ScalingPerOutputType.GROUP,
         "restrict_scaling_type": RestrictValueType.FP,
     }
+    kinds = (getattr(base, of_kind), base.MaxStatsScaling, WeightQuantSolver)
+    quantizer = type(base.MaxStatsScaling)("Int4", kinds, settings)
+    layer = qnn.QuantLinear(weight.shape[1], weight.shape[0], bias=False, weight_quant=quantizer, dtype=weight.dtype)
+    layer.weight.data.copy_(weight)
+    return layer
 
-    def run(kind: type, x: Tensor) -> Tensor:
-        quantizer = type(MaxStatsScaling)("Int4", (kind, MaxStatsScaling, WeightQuantSolver), settings)
-        layer = qnn.QuantLinear(x.shape[1], x.shape[0], bias=False, weight_quant=quantizer)
-        layer.weight.data.copy_(x)
-        y: Tensor = layer.quant_weight().value
+
+def int4_of_brevitas() -> list[Call]:
+    def run(kind: str, x: Tensor) -> Tensor:
+        y: Tensor = int4_layer_of_brevitas(x, kind).quant_weight().value
         return y.detach()
 
-    return [Call(kind.__name__, partial(run, kind)) for kind in (NarrowIntQuant, IntQuant)]
+    return [Call(kind, partial(run, kind)) for kind in ("NarrowIntQuant", "IntQuant")]
 
 
 def int4_of_modelopt() -> list[Call]:
