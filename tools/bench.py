@@ -374,13 +374,20 @@ def write(rows: Sequence[dict[str, Any]], path: Path) -> None:
     path.write_text(json.dumps({"machine": machine(), "results": rows}, indent=1) + "\n")
 
 
-def replaced(path: Path, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The results of before, with these in the place of those of the same sections."""
-    before = json.loads(path.read_text())
+def results_of(path: Path) -> list[dict[str, Any]]:
+    """The results of before, which those of a part are put among."""
+    if not path.exists():
+        sys.exit(f"{path} does not exist: measure all of it first")
+    before: dict[str, Any] = json.loads(path.read_text())
     if before["machine"] != machine():
         sys.exit(f"{path} is of another machine: {before['machine']}")
+    return list(before["results"])
+
+
+def replaced(before: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results of before, with these in the place of those of the same sections."""
     again = {(row["process"], row["section"]) for row in rows}
-    return [row for row in before["results"] if (row["process"], row["section"]) not in again] + list(rows)
+    return [row for row in before if (row["process"], row["section"]) not in again] + list(rows)
 
 
 def main() -> None:
@@ -408,7 +415,9 @@ def main() -> None:
         for mode in ("0", "1"):
             title = f"Brevitas, {'JIT' if mode == '1' else 'Python'}"
             workers.append(("native", title, {"BREVITAS_JIT": mode}))
+    before = []
     if arguments.only:
+        before = results_of(arguments.results)
         del workers[1:]
     rows = []
     # Where the output is not a terminal, every update of a bar is a line in a log.
@@ -432,7 +441,7 @@ def main() -> None:
                 write(rows, unfinished)
                 sys.exit(f"{peer or backend} stopped with {process.returncode}; its results are in {unfinished}")
         if arguments.only:
-            write(replaced(arguments.results, rows), arguments.results)
+            write(replaced(before, rows), arguments.results)
             return
         progress.set_description("build and import", refresh=False)
         rows += [single("import, ms", backend, import_milliseconds(backend)) for backend in ("native", "python")]
