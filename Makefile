@@ -106,7 +106,7 @@ endif
 	STE_BACKEND=native STE_TEST_EXPECT=native $(pytest) tests/peers $(PYTEST_ARGS)
 	STE_BACKEND=python STE_TEST_EXPECT=absent $(pytest) tests/peers $(PYTEST_ARGS)
 
-# With CUDA kernels: a build of its own, found before the installed one.
+# With CUDA kernels: a wheel of its own, found before the installed one. What is compiled for the CPU is the same in both.
 cuda_torch := $(if $(filter command line,$(origin TORCH)),$(TORCH),2.14.1)
 cuda_wheel := build/wheels/torch-$(cuda_torch)-cuda/stamp
 cuda_python := PYTHONPATH=$(CURDIR)/build/cuda/torch-$(cuda_torch) STE_BACKEND=native STE_TEST_EXPECT=native .venv/torch-$(cuda_torch)/bin/python
@@ -118,7 +118,7 @@ cuda: $(cuda_wheel)
 $(cuda_wheel): $(core_sources) | .venv/torch-$(cuda_torch)/packages.stamp
 	rm -rf $(@D) build/cuda/torch-$(cuda_torch)
 	.venv/torch-$(cuda_torch)/bin/pip wheel -q --no-build-isolation --no-deps -w $(@D) packages/ste-core \
-	  -Cbuild-dir=$(CURDIR)/build/ste-core/torch-$(cuda_torch)-cuda -Ccmake.define.STE_WERROR=ON -Ccmake.define.STE_CUDA=ON
+	  -Cbuild-dir=$(CURDIR)/build/ste-core/torch-$(cuda_torch) -Ccmake.define.STE_WERROR=ON -Ccmake.define.STE_CUDA=ON
 	.venv/torch-$(cuda_torch)/bin/pip install -q --no-deps --target build/cuda/torch-$(cuda_torch) $(@D)/ste_core-*.whl
 	touch $@
 
@@ -127,9 +127,9 @@ $(cuda_wheel): $(core_sources) | .venv/torch-$(cuda_torch)/packages.stamp
 BUILDS ?= 2.13.0 2.14.1
 OTHERS ?=
 
-wheels: $(env)/packages.stamp $(env)/wheels.stamp
-	PATH=$(CURDIR)/$(env)/bin:$$PATH $(python) tools/wheels.py --into build/dist --build $(BUILDS) --test $(OTHERS) \
-	  --pytest $(PYTEST_ARGS)
+wheels: $(env)/packages.stamp $(env)/wheels.stamp $(BUILDS:%=build/wheels/torch-%/stamp)
+	PATH=$(CURDIR)/$(env)/bin:$$PATH $(python) tools/wheels.py --into build/dist --wheels build/wheels --build $(BUILDS) \
+	  --test $(OTHERS) --pytest $(PYTEST_ARGS)
 
 # The site, in which every guide has run. It takes Doxygen, and to look at it Chromium, which are no packages of Python's.
 docs: core $(env)/docs.stamp
@@ -181,7 +181,7 @@ $(addprefix $(env)/,demo.stamp lint.stamp bench.stamp peers.stamp wheels.stamp d
 build/wheels/torch-%/stamp: $(core_sources) | .venv/torch-%/packages.stamp
 	rm -rf $(@D)
 	.venv/torch-$*/bin/pip wheel -q --no-build-isolation --no-deps -w $(@D) packages/ste-core \
-	  -Cbuild-dir=$(CURDIR)/build/ste-core/torch-$* -Ccmake.define.STE_WERROR=ON
+	  -Cbuild-dir=$(CURDIR)/build/ste-core/torch-$* -Ccmake.define.STE_WERROR=ON -Ccmake.define.STE_CUDA=OFF
 	touch $@
 
 core: $(env)/packages.stamp $(core_wheel)

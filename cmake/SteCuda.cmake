@@ -48,7 +48,9 @@ if(STE_WITH_CUDA)
   string(REGEX MATCH "^[0-9]+" ste_cuda_major "${STE_TORCH_CUDA}")
   cmake_path(GET torch_root PARENT_PATH ste_site_packages)
   file(GLOB ste_cuda_headers "${ste_site_packages}/nvidia/cu${ste_cuda_major}/include")
-  target_include_directories(ste_torch_cuda SYSTEM INTERFACE ${ste_cuda_headers})
+  target_include_directories(
+    ste_torch_cuda SYSTEM INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:${ste_cuda_headers}>"
+  )
   # As torch compiles its own.
   target_compile_options(
     ste_torch_cuda

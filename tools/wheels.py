@@ -1,9 +1,10 @@
 """Build what is published, check it, and test it as installed, outside of the repository.
 
-    python tools/wheels.py --into build/dist --build 2.13.0 2.14.1 --test 2.6.0
+    python tools/wheels.py --into build/dist --wheels build/wheels --build 2.13.0 2.14.1 --test 2.6.0
 
-The sdist of ste-core is compiled for each torch to build for, and the wheels are merged into one. It is tested in a new
-environment for each of these torches, and for those to test with, in a folder that has the tests and no sources.
+The wheels of ste-core, one for each torch that it was compiled for, are merged into one. It is tested in a new
+environment for each of these torches, and for those to test with, in a folder that has the tests and no sources. The
+sdists are compiled, and installed so that a change in C++ is compiled by the next import.
 """
 
 import argparse
@@ -46,33 +47,28 @@ class Environment:
     def pip(self, command: str, *arguments: str | Path) -> None:
         run(self.python, "-m", "pip", command, "-q", "--disable-pip-version-check", *arguments)
 
-    def compiled(self, source: Path) -> Path:
-        """The wheel of an sdist."""
-        self.pip("wheel", "--no-build-isolation", "--no-deps", "-w", self.folder / "wheels", source)
-        (wheel,) = (self.folder / "wheels").iterdir()
-        return wheel
-
     def test(self, wheels: Sequence[Path], expect: str, arguments: Sequence[str]) -> None:
         # A torch that ste-core has no build for is against what it depends on: that is what is tried.
         self.pip("install", *(wheels if expect == "native" else ["--no-deps", *wheels, "packaging", "wrapt"]))
         shutil.copy(ROOT / "pyproject.toml", self.folder)
         shutil.copytree(ROOT / "tests", self.folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-        pytest = ["pytest", "-q", "-n", "auto", "-m", "not slow and not repository", *arguments]
+        pytest = ["pytest", "-q", "-n", "auto", "--dist", "worksteal", "-m", "not slow and not repository", *arguments]
         environment = {**os.environ, "STE_TEST_EXPECT": expect, "OMP_NUM_THREADS": "1"}
         run(self.python, "-m", *pytest, cwd=self.folder, env=environment)
         self.pip("uninstall", "--yes", "ste-core", "ste-py")
 
-    def test_editable(self) -> None:
-        """A change in C++ is compiled by the next import."""
-        shutil.copytree(ROOT / "cmake", self.folder / "cmake")
-        packages = Path(shutil.copytree(ROOT / "packages", self.folder / "packages"))
+    def test_editable(self, core: Path, py: Path) -> None:
+        """The sdists compile, and a change in C++ is compiled by the next import."""
+        for sdist in (core, py):
+            shutil.unpack_archive(sdist, self.folder)
+        sources = {sdist: self.folder / sdist.name.removesuffix(".tar.gz") for sdist in (core, py)}
         rebuild = ["-Ceditable.rebuild=true", f"-Cbuild-dir={self.folder}/build"]
         editable = ["install", "--no-build-isolation", "--no-deps", "-e"]
-        self.pip(*editable, packages / PY.name)
-        self.pip(*editable, packages / CORE.name, *rebuild)
+        self.pip(*editable, sources[py])
+        self.pip(*editable, sources[core], *rebuild)
         code = "import ste, torch; print(ste.backend().name, ste.ceil_ste(torch.tensor(0.5)).item())"
         self.expect(code, "native 1.0")
-        source = packages / CORE.name / "csrc" / "rounding" / "ops.cpp"
+        source = sources[core] / "csrc" / "rounding" / "ops.cpp"
         source.write_text(source.read_text().replace(*WHAT_A_TEST_CHANGES))
         self.expect(code, "native 0.0")
         self.pip("uninstall", "--yes", "ste-core", "ste-py")
@@ -97,6 +93,11 @@ def sdist(package: Path, into: Path) -> Path:
             raise RuntimeError(f"{built[0].name} is another one each time that it is built")
         print(f"sha256 {first} {built[0].name}, twice")
         return Path(shutil.copy(built[0], into))
+
+
+def compiled_for(torch: str, wheels: Path) -> Path:
+    (wheel,) = (wheels / f"torch-{torch}").glob("ste_core-*.whl")
+    return wheel
 
 
 def for_many_systems(wheel: Path, into: Path) -> Path:
@@ -125,7 +126,10 @@ def check(distributions: Sequence[Path], folders: Iterable[Path]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--into", type=Path, required=True, help="the folder for what is published")
-    parser.add_argument("--build", nargs="+", required=True, help="versions of torch to build for")
+    parser.add_argument(
+        "--wheels", type=Path, required=True, help="a folder with a folder for each torch, torch-2.13.0"
+    )
+    parser.add_argument("--build", nargs="+", required=True, help="versions of torch to publish a build for")
     parser.add_argument("--test", nargs="*", default=[], help="further ones to test with")
     parser.add_argument("--pytest", nargs=argparse.REMAINDER, default=[], help="arguments for pytest, the last of all")
     arguments = parser.parse_args()
@@ -136,13 +140,13 @@ def main() -> None:
         core, py = sdist(CORE, into), sdist(PY, into)
         run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", into, PY)
         environments = {torch: Environment(Path(scratch, torch), torch) for torch in arguments.build}
-        merged = merge([environment.compiled(core) for environment in environments.values()], Path(scratch, "merged"))
+        merged = merge([compiled_for(torch, arguments.wheels) for torch in environments], Path(scratch, "merged"))
         wheels = [for_many_systems(merged, into), *into.glob("ste_py-*.whl")]
         check([core, py, *wheels], [ROOT, Path.home(), Path(scratch)])
         for torch, environment in environments.items():
             print(f"torch {torch}, for which it is built", flush=True)
             environment.test(wheels, "native", arguments.pytest)
-        environments[arguments.build[-1]].test_editable()
+        environments[arguments.build[-1]].test_editable(core, py)
         for torch in arguments.test:
             print(f"torch {torch}, for which it is not built", flush=True)
             Environment(Path(scratch, torch), torch).test(wheels, "mismatched", arguments.pytest)
