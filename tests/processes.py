@@ -1,12 +1,13 @@
 """Processes of their own: Python, for what is decided at import, and programs in C++."""
 
+import atexit
+import functools
 import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,15 +53,18 @@ class Ended(NamedTuple):
     output: str
 
 
-# To import torch takes two seconds: the processes are copies of one that has done so.
+# Reads a line for each process, and writes one when it has ended.
 FORKS = """
 import json, os, sys, tempfile, traceback
 import torch
 
-def child(code, backend, file):
+def child(code, backend, first_on_path, file):
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
-    os.environ["STE_BACKEND"] = backend
+    if backend is not None:
+        os.environ["STE_BACKEND"] = backend
+    if first_on_path is not None:
+        sys.path.insert(0, first_on_path)
     status = 0
     try:
         exec(code, {"__name__": "__main__"})
@@ -71,23 +75,36 @@ def child(code, backend, file):
     sys.stderr.flush()
     os._exit(status)
 
-results = []
-for backend in sys.argv[2:]:
+for line in sys.stdin:
     with tempfile.TemporaryFile() as file:
         process = os.fork()
         if process == 0:
-            child(sys.argv[1], backend, file)
+            child(*json.loads(line), file)
         _, status = os.waitpid(process, 0)
         file.seek(0)
-        results.append([status == 0, file.read().decode()])
-print(json.dumps(results))
+        print(json.dumps([status == 0, file.read().decode()]), flush=True)
 """
 
 
-def run_with_backends(code: str, backends: Sequence[str], first_on_path: Path | None = None) -> list[Ended]:
-    """Run `code` in a process for each value of STE_BACKEND."""
-    output = run(FORKS, code, *backends, first_on_path=first_on_path)
-    return [Ended(*result) for result in json.loads(output)]
+@functools.cache
+def process_that_forks() -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "STE_BACKEND"} | {"PYTHONPATH": str(TESTS)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", FORKS], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    atexit.register(process.communicate)  # the end of what it reads
+    return process
+
+
+def fork(code: str, backend: str | None = None, first_on_path: Path | None = None) -> Ended:
+    """Run `code` as :func:`run` does, in a copy of a process that has imported torch, which takes two seconds."""
+    process = process_that_forks()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    path = None if first_on_path is None else str(first_on_path)
+    process.stdin.write(json.dumps([code, backend, path]) + "\n")
+    process.stdin.flush()
+    return Ended(*json.loads(process.stdout.readline()))
 
 
 def output_of(*command: str | Path) -> str:

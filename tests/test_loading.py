@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import CORE_SOURCE, output_of, run, run_with_backends
+from processes import CORE_SOURCE, fork, output_of, run
 
 import ste
 from ste._backend import Choice, choose
@@ -104,7 +104,7 @@ def write_library(core: Path, content: bytes) -> None:
 
 def assert_falls_back(core: Path, reason: str) -> None:
     """One warning that gives the reason and the remedy, then the fallback; an error if native was asked for."""
-    by_default, native, python = run_with_backends(SHOW, ("auto", "native", "python"), core)
+    by_default, native, python = (fork(SHOW, backend, core) for backend in ("auto", "native", "python"))
     output = by_default.output
     assert by_default.succeeded and output.count("RuntimeWarning") == 1
     assert f"ste runs on its Python backend: {reason}" in output
@@ -120,8 +120,9 @@ def assert_falls_back(core: Path, reason: str) -> None:
 
 def test_absent() -> None:
     absent = "import sys; sys.modules['ste_core'] = None; "
-    assert run(absent + SHOW) == "python|ste-core is not installed\n2.0\n"
-    output = run(absent + SHOW, backend="native", succeeds=False)
+    assert fork(absent + SHOW) == (True, "python|ste-core is not installed\n2.0\n")
+    succeeded, output = fork(absent + SHOW, "native")
+    assert not succeeded
     assert "ImportError: STE_BACKEND=native, but ste-core is not installed. To build it for this torch" in output
 
 
@@ -148,9 +149,9 @@ def test_the_loaders_own_words_are_given(core: Path) -> None:
     write_library(core, library.read_bytes())
     code = "import runpy; runpy.run_module('ste', run_name='__main__')"
     for output in (
-        run(SHOW, first_on_path=core),
-        run(SHOW, first_on_path=core, backend="native", succeeds=False).splitlines()[-1],
-        run("import warnings; warnings.simplefilter('ignore'); " + code, first_on_path=core),
+        fork(SHOW, first_on_path=core).output,
+        fork(SHOW, "native", core).output.splitlines()[-1],
+        fork("import warnings; warnings.simplefilter('ignore'); " + code, first_on_path=core).output,
     ):
         assert "undefined symbol: no_such_symbol" in output
 
@@ -249,19 +250,20 @@ def test_package_of_another_version(core: Path) -> None:
 
 def test_an_empty_variable_is_auto(core: Path) -> None:
     write_build(core, "2.1.0")
-    assert run(SHOW, first_on_path=core, backend="") == run(SHOW, first_on_path=core)
+    assert fork(SHOW, "", core) == fork(SHOW, first_on_path=core)
 
 
 def test_unknown_backend() -> None:
-    output = run("import ste", backend="cuda", succeeds=False)
+    succeeded, output = fork("import ste", "cuda")
+    assert not succeeded
     assert "ValueError: STE_BACKEND must be auto, native or python, got 'cuda'" in output
 
 
 @pytest.mark.skipif(ste.backend().name != "native", reason="needs the native backend")
 def test_native_is_chosen_or_not_as_asked() -> None:
-    assert run(SHOW).startswith(f"native|ste-core {ste.__version__}, built for torch ")
-    assert run(SHOW, backend="native").startswith("native|")
-    assert run("import ste, sys; print('ste_core' in sys.modules)", backend="python") == "False\n"
+    assert fork(SHOW).output.startswith(f"native|ste-core {ste.__version__}, built for torch ")
+    assert fork(SHOW, "native").output.startswith("native|")
+    assert fork("import ste, sys; print('ste_core' in sys.modules)", "python") == (True, "False\n")
 
 
 def test_reading_what_was_built_loads_nothing() -> None:
@@ -293,6 +295,5 @@ def test_command_line() -> None:
 
 def test_command_line_with_a_damaged_installation(core: Path) -> None:
     (folder(core) / "build.json").write_text("{")
-    assert "ste-core  damaged: " in run(
-        "import runpy; runpy.run_module('ste', run_name='__main__')", first_on_path=core
-    )
+    _, output = fork("import runpy; runpy.run_module('ste', run_name='__main__')", first_on_path=core)
+    assert "ste-core  damaged: " in output
