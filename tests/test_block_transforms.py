@@ -1,11 +1,9 @@
 """Blocks under transforms, compilers and exporters: derivatives, vmap, compile, export, script."""
 
 import itertools
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import onnxruntime
 import pytest
 import torch
 import torch.autograd.forward_ad as fwAD
@@ -25,6 +23,7 @@ from block_samples import (
     swapped,
     with_tensor_scale,
 )
+from onnx_models import run, session_of, written
 from op_table import FLOATING
 from torch import Tensor
 from torch.func import grad, hessian, jvp, vmap
@@ -217,13 +216,8 @@ def test_exported(arguments: Any, device: str) -> None:
 def test_onnx_with_the_scale_of_the_tensor_from_x() -> None:
     x = normal((3, 40), torch.float32, 0, "cpu")
     layer = Layer("e2m1fn", 16, "e4m3fn")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, about itself
-        program = torch.onnx.export(layer, (x,), dynamo=True, verbose=False)
-    assert program is not None
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    assert_same_bits(torch.from_numpy(y) + 0, layer(x) + 0)  # Where is a sum in ONNX Runtime, without a sign of zero
+    (y,) = run(session_of(written(layer, x)), x)
+    assert_same_bits(y + 0, layer(x) + 0)  # Where is a sum in ONNX Runtime, without a sign of zero
 
 
 def in_blocks(x: Tensor) -> Tensor:

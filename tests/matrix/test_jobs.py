@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import op_table
 import pytest
 import subjects
 import torch
 import torch.distributed as dist
 from bits import assert_same_bits
+from onnx_models import run, session_of, written
 from subjects import OPS, WITH_PARAMETERS, Op, X
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -124,19 +124,13 @@ def test_exported(module: type[torch.nn.Module], strict: bool) -> None:
 @row("`{module}` scale, ONNX with a dynamic batch: the same bits in ONNX Runtime")
 @MODULES
 def test_onnx(module: type[torch.nn.Module]) -> None:
-    quantizer = module().eval()
-    with without_warnings():
-        program = torch.onnx.export(
-            quantizer, (batch(8),), dynamo=True, dynamic_shapes=({0: Dim("batch", max=64)},), verbose=False
-        )
-    assert program is not None
-    model = program.model_proto
+    quantizer = module()
+    model = written(quantizer, batch(8), dynamic_shapes=({0: Dim("batch", max=64)},))
     onnx.checker.check_model(model, full_check=True)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = session_of(model)
     for size in SIZES:
         x = batch(size)
-        (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        assert_same_bits(torch.from_numpy(np.asarray(y)), quantizer(x).detach(), x)
+        assert_same_bits(run(session, x)[0], quantizer(x).detach(), x)
 
 
 NUMBERS: dict[str, tuple[Callable[..., Any], Callable[..., Tensor]]] = {

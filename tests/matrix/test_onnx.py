@@ -4,12 +4,11 @@ import io
 import warnings
 from typing import Any
 
-import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from bits import assert_same_bits, values
+from onnx_models import run, session_of, written
 from subjects import OPS, Op, X
 from torch import Tensor
 from torch.export import Dim
@@ -53,23 +52,6 @@ class OfEachBatch(torch.nn.Module):
         return self.op(x)
 
 
-def exported(module: torch.nn.Module, x: Tensor, **options: Any) -> onnx.ModelProto:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, about itself
-        program = torch.onnx.export(module, (x,), dynamo=True, verbose=False, **options)
-    assert program is not None
-    model: onnx.ModelProto = program.model_proto
-    return model
-
-
-def run(model: onnx.ModelProto, x: Tensor) -> Tensor:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    # The old exporter leaves out an input that no value depends on, such as what straight_through gives a gradient to.
-    (y,) = session.run(None, {given.name: x.numpy() for given in session.get_inputs()})
-    assert isinstance(y, np.ndarray)
-    return torch.from_numpy(y)
-
-
 def check_standard(model: onnx.ModelProto) -> None:
     onnx.checker.check_model(model, full_check=True)
     assert {node.domain for node in model.graph.node} <= {""}
@@ -85,9 +67,9 @@ def check_standard(model: onnx.ModelProto) -> None:
 )
 def test_dynamo_exporter(op: Op, dtype: torch.dtype) -> None:
     x = values(dtype)
-    model = exported(Module(op, x), x)
+    model = written(Module(op, x), x)
     check_standard(model)
-    y, expected = run(model, x), op.expected(x)
+    (y,), expected = run(session_of(model), x), op.expected(x)
     if not op.onnx_keeps_sign_of_zero:
         y, expected = (torch.where(t == 0, 0.0, t).to(dtype) for t in (y, expected))
     assert_same_bits(y, expected, x)
@@ -116,9 +98,9 @@ def test_dynamo_exporter(op: Op, dtype: torch.dtype) -> None:
 )
 def test_bfloat16(op: Op) -> None:
     x = X.bfloat16()
-    model = exported(Module(op, x), x)
+    model = written(Module(op, x), x)
     check_standard(model)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = session_of(model)
     # By address, since NumPy has no bfloat16.
     y = torch.empty_like(x)
     binding = session.io_binding()
@@ -133,10 +115,11 @@ def test_bfloat16(op: Op) -> None:
 @EVERY_OP
 def test_dynamic_batch(op: Op) -> None:
     module = Module(op, X) if op.broadcasts else OfEachBatch(op)
-    model = exported(module, ROWS, dynamic_shapes={"x": {0: Dim("batch")}})
+    model = written(module, ROWS, dynamic_shapes={"x": {0: Dim("batch")}})
     check_standard(model)
+    session = session_of(model)
     for x in (ROWS, ROWS[:2], torch.cat([ROWS, ROWS])):
-        assert torch.equal(run(model, x), torch.stack([op.expected(line) for line in x]))
+        assert torch.equal(run(session, x)[0], torch.stack([op.expected(line) for line in x]))
 
 
 @row("the old exporter, `torch.onnx.export(dynamo=False)`")
@@ -155,4 +138,4 @@ def test_old_exporter(op: Op, opset: int | None) -> None:
     model = onnx.load_from_string(buffer.getvalue())
     check_standard(model)
     assert opset in (None, model.opset_import[0].version)
-    assert torch.equal(run(model, X), op.expected(X))
+    assert torch.equal(run(session_of(model), X)[0], op.expected(X))
