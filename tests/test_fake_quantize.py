@@ -445,12 +445,13 @@ def test_lsq_grad_scale() -> None:
     x = torch.empty(8, 4, 3, 3)
     assert ste.lsq_grad_scale(x, torch.empty(()), 7) == pytest.approx(1 / math.sqrt(288 * 7))
     assert ste.lsq_grad_scale(x, torch.empty(8, 1, 1, 1), 7) == pytest.approx(1 / math.sqrt(36 * 7))
+    assert ste.lsq_grad_scale(x[:0], torch.empty(1), 7) == 1
     for arguments, error, message in [
         ((None, x, 7), TypeError, "x must be a Tensor, got NoneType"),
         ((x, 0.5, 7), TypeError, "scale must be a Tensor, got float; torch.tensor makes one of a number"),
         ((x, x, "7"), TypeError, "quant_max must be a number, got str"),
         ((x, x, 0), ValueError, "quant_max must be positive, got 0"),
-        ((x[:0], x, 7), ValueError, "neither x nor scale may be empty"),
+        ((x, x[:0], 7), ValueError, "scale may not be empty"),
     ]:
         with pytest.raises(error, match=f"^lsq_grad_scale: {message}$"):
             ste.lsq_grad_scale(*arguments)  # type: ignore[arg-type]  # wrong on purpose

@@ -314,11 +314,11 @@ def lsq_grad_scale(x: Tensor, scale: Tensor, quant_max: Integer) -> float:
 
     Returns:
         What to give to :func:`ste.fake_quantize` for ``grad_scale``. In a graph with a dynamic shape it follows the
-        shape.
+        shape. Of an empty x, which gives the scale no gradient, 1.
 
     Raises:
         TypeError: x or scale is not a Tensor; quant_max is not a number.
-        ValueError: x or scale has no element, or quant_max is not positive.
+        ValueError: scale has no element, or quant_max is not positive.
 
     Example:
         >>> ste.lsq_grad_scale(torch.zeros(16, 100), torch.ones(16, 1), 4)
@@ -337,8 +337,10 @@ def lsq_grad_scale(x: Tensor, scale: Tensor, quant_max: Integer) -> float:
             number("lsq_grad_scale", "quant_max", given)
     if quant_max <= 0:
         raise ValueError(f"lsq_grad_scale: quant_max must be positive, got {quant_max}")
-    if x.numel() == 0 or scale.numel() == 0:
-        raise ValueError("lsq_grad_scale: neither x nor scale may be empty")
+    if scale.numel() == 0:
+        raise ValueError("lsq_grad_scale: scale may not be empty")
+    if x.numel() == 0:
+        return 1.0
     largest: int = quant_max  # type: ignore[assignment]
     factor: float = (x.numel() / scale.numel() * largest) ** -0.5
     # A symbol stays one: as a number, it would be what the symbol stands for now.
