@@ -32,8 +32,10 @@ PAGES: list[tuple[str, ModuleType, str]] = [
     ("Clamp and integer ranges", ste.ops, "ste"),
     ("Fake quantization", ste.quantization, "ste"),
     ("Block formats", ste.blocks, "ste"),
+    ("Quantizers as modules", ste.nn, "ste.nn"),
     ("Shapes", ste.shape, "ste"),
     ("ONNX", ste.onnx, "ste.onnx"),
+    ("Brevitas", ste.brevitas, "ste.brevitas"),
     ("Autograd classes", ste.autograd_ops, "ste.autograd_ops"),
 ]
 
@@ -112,6 +114,8 @@ def entry(name: str, public: Any) -> list[str]:
         return [f".. py:data:: {name}", "   :type: dict[str, BlockRecipe]", "", RECIPES]
     if not inspect.isclass(public):
         return [f".. autofunction:: {name}"]
+    if issubclass(public, torch.nn.Module):
+        return [f".. autoclass:: {name}", "   :members: quantize, scale_and_zero_point, initialize, reset_parameters"]
     calls = [] if issubclass(public, Function) else ["   :special-members: __call__"]
     return [f".. autoclass:: {name}", *calls]
 

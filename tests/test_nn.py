@@ -1,0 +1,502 @@
+"""ste.nn: what each quantizer computes, what it keeps, and what becomes of a model."""
+
+import copy
+import math
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from bits import assert_same_bits
+from op_table import FLOATING
+from quantizers import PAIRS, Model, batch, quantized
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+import ste
+
+EVERY_PAIR = pytest.mark.parametrize("name", PAIRS)
+FLOOR = 2.0**-40
+
+
+def x_of(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# Values, as the ops give them.
+
+
+def test_learned() -> None:
+    x = x_of(6, 40)
+    quantizer = ste.nn.IntegerQuantizer(4, axis=0, channels=6)
+    y = quantizer(x)
+    scale = 2 * x.abs().mean(1) / math.sqrt(7)
+    assert_same_bits(quantizer.scale.detach(), scale)
+    factor = (40 * 7) ** -0.5
+    reference = scale.clone().requires_grad_()
+    expected = ste.fake_quantize(x, reference, None, -8, 7, factor, "scaled", axis=0)
+    assert_same_bits(y.detach(), expected.detach())
+    g = x_of(6, 40, seed=1)
+    assert_same_bits(*(torch.autograd.grad(out, s, g)[0] for out, s in ((y, quantizer.scale), (expected, reference))))
+
+
+def test_learned_zero_point() -> None:
+    x = x_of(200).abs() - 0.2
+    quantizer = ste.nn.IntegerQuantizer(4, signed=False, zero_point="learned")
+    y = quantizer(x)
+    scale = (x.max() - x.min()) / 15
+    assert torch.allclose(quantizer.scale, scale)
+    assert torch.equal(quantizer.zero_point, -(x.min() / scale).round().reshape(1))
+    assert (y - x).abs().max() <= scale
+    gradients = torch.autograd.grad(y.square().sum(), [quantizer.scale, quantizer.zero_point])
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("narrow_range", [True, False])
+@pytest.mark.parametrize("bits", [2, 4, 8, 12, 16])
+def test_ranges(bits: int, narrow_range: bool, signed: bool) -> None:
+    quantizer = ste.nn.IntegerQuantizer(bits, signed=signed, narrow_range=narrow_range, scale="absmax")
+    q = quantizer.quantize(torch.linspace(-1, 1, 1 + 2**17))
+    assert q.max() == int(ste.max_int(signed, bits))
+    assert q.min() == (-(2 ** (bits - 1)) + 1 if signed else 0)  # of a symmetric x
+    assert q.dtype == ((torch.int8 if signed else torch.uint8) if bits <= 8 else torch.int16 if signed else torch.int32)
+    x = torch.tensor([-3.0, 1.0])  # beyond what was observed
+    observer = ste.nn.IntegerQuantizer(bits, signed=signed, narrow_range=narrow_range, scale="ema")
+    observer.initialize(torch.ones(1))
+    assert observer.eval().quantize(x)[0] == int(ste.min_int(signed, narrow_range, bits))
+
+
+@pytest.mark.parametrize("axis", [None, 1, -1])
+def test_observed(axis: int | None) -> None:
+    quantizer = ste.nn.IntegerQuantizer(8, scale="ema", axis=axis, channels=1 if axis is None else 5, momentum=0.25)
+    kept = None
+    for step in range(4):
+        x = x_of(3, 5, seed=step) * (1 + step)
+        largest = x.abs().max().reshape(1) if axis is None else x.abs().amax(0)
+        kept = largest if kept is None else kept.lerp(largest, 0.25)
+        y = quantizer(x)
+        assert_same_bits(quantizer.observed, kept)
+        scale = kept / 127
+        assert_same_bits(y, ste.fake_quantize(x, scale, None, -128, 127, axis=axis))
+    before = quantizer.observed.clone()
+    quantizer.eval()(100 * x)
+    assert_same_bits(quantizer.observed, before)
+
+
+def test_asymmetric() -> None:
+    x = x_of(1000) + 1
+    quantizer = ste.nn.IntegerQuantizer(8, signed=False, scale="ema", zero_point="observed")
+    y = quantizer(x)
+    low, high = min(x.min().item(), 0), x.max().item()
+    scale, zero_point = quantizer.eval().scale_and_zero_point(x)
+    assert zero_point is not None
+    assert torch.allclose(scale, torch.tensor((high - low) / 255))
+    assert torch.equal(zero_point, (-low / scale).round())
+    assert (y - x).abs().max() <= scale / 2 * 1.001 + abs(low) * 0.01
+    assert quantizer(torch.zeros(1)).item() == 0
+    q = quantizer.quantize(x)
+    assert_same_bits((q.float() - zero_point) * scale, y)
+    for ends in (torch.ones(3), -torch.ones(3)):  # all on one side of 0
+        quantizer.initialize(ends)
+        assert torch.allclose(quantizer(ends), ends)
+
+
+def test_percentile() -> None:
+    x = torch.arange(1.0, 1001)
+    for percentile in (0.01, 50.0, 99.9, 100.0):
+        quantizer = ste.nn.IntegerQuantizer(8, scale="percentile", percentile=percentile)
+        quantizer.initialize(x)
+        assert quantizer.observed.item() == max(1, math.ceil(10 * percentile))
+
+
+@pytest.mark.parametrize("scale", ["learned", "absmax", "ema"])
+@pytest.mark.parametrize("format", ["e4m3fn", "float8_e5m2", ste.FloatFormat(2, 1, bias=1, max=6.0)], ids=str)
+def test_float(format: Any, scale: str) -> None:
+    x = x_of(4, 30)
+    quantizer = ste.nn.FloatQuantizer(format, scale=scale, axis=0, channels=4)
+    y = quantizer(x)
+    largest = ste.FloatFormat.named(str(format)).max
+    expected = ste.fake_quantize_float(x, x.abs().amax(1) / largest, format, axis=0)
+    assert_same_bits(y.detach(), expected)
+    assert_same_bits(quantizer.quantize(x) * (x.abs().amax(1, keepdim=True) / largest), y.detach())
+
+
+@pytest.mark.parametrize("recipe", ste.BLOCK_RECIPES)
+@pytest.mark.parametrize("dim", [-1, 0])
+def test_blocks(recipe: str, dim: int) -> None:
+    x = x_of(70, 50)
+    x[:32, :32] = 0
+    quantizer = ste.nn.BlockQuantizer(recipe, dim=dim)
+    arguments = (*ste.BLOCK_RECIPES[recipe], dim)
+    y = quantizer(x)
+    assert_same_bits(y, ste.fake_quantize_blocks(x, *arguments))
+    q = quantizer.quantize(x)
+    assert q.dtype == (torch.int8 if recipe.startswith("int") else torch.float32)
+    scale = ste.block_scale(x, *arguments)
+    block = ste.BLOCK_RECIPES[recipe].block or x.shape[dim]
+    assert torch.equal(q * scale.repeat_interleave(block, dim).narrow(dim, 0, x.shape[dim]), y)
+
+
+def test_blocks_of_other_sizes() -> None:
+    x = x_of(5, 50)
+    quantizer = ste.nn.BlockQuantizer("int4", 8, "minmax")
+    assert_same_bits(quantizer(x), ste.fake_quantize_blocks(x, "int4", 8, "minmax"))
+    scale, zero_point = (
+        part.repeat_interleave(8, 1)[:, :50]
+        for part in (ste.block_scale(x, "int4", 8, "minmax"), ste.block_zero_point(x, "int4", 8, "minmax"))
+    )
+    assert torch.allclose((quantizer.quantize(x) - zero_point) * scale, quantizer(x))
+
+
+@pytest.mark.parametrize("axis", [None, 0, -1])
+def test_signs(axis: int | None) -> None:
+    x = x_of(4, 30)
+    rows = x.abs().mean() if axis is None else x.abs().mean(1 if axis == 0 else 0, keepdim=True)
+    binary = ste.nn.BinaryQuantizer(scale="mean", axis=axis)
+    assert_same_bits(binary(x), torch.where(x >= 0, 1.0, -1.0) * rows)
+    assert torch.equal(binary.quantize(x), torch.where(x >= 0, 1, -1).to(torch.int8))
+    ternary = ste.nn.TernaryQuantizer(0.7, axis=axis)
+    sign = torch.where(x.abs() > 0.7 * rows, x.sign(), 0)
+    assert torch.equal(ternary.quantize(x), sign.to(torch.int8))
+    of = (sign * x).sum() if axis is None else (sign * x).sum(1 if axis == 0 else 0, keepdim=True)
+    count = sign.abs().sum() if axis is None else sign.abs().sum(1 if axis == 0 else 0, keepdim=True)
+    assert torch.allclose(ternary(x), sign * of / count)
+
+
+@EVERY_PAIR
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_16_bits(name: str, dtype: torch.dtype) -> None:
+    """As in float32, of the same numbers, and rounded once."""
+    x = x_of(3, 64).to(dtype)
+    for make in PAIRS[name]:
+        quantizers: list[Any] = [make(), make()]
+        for quantizer in quantizers:
+            if hasattr(quantizer, "resize") and quantizer.axis is not None:
+                quantizer.resize(3)
+        y, wide = quantizers[0](x), quantizers[1](x.float())
+        assert y.dtype == dtype
+        assert torch.allclose(y.float(), wide, rtol=torch.finfo(dtype).eps, atol=0)
+        assert torch.equal(quantizers[0].quantize(x), quantizers[1].quantize(x.float()))
+
+
+# Traps.
+
+
+@EVERY_PAIR
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("part", ["weight", "activation"])
+def test_zeros_stay_zeros_and_have_a_gradient(name: str, part: str, dtype: torch.dtype) -> None:
+    quantizer = getattr(PAIRS[name], part)()
+    if getattr(quantizer, "axis", None) is not None and hasattr(quantizer, "resize"):
+        quantizer.resize(3)
+    x = torch.zeros(3, 32, requires_grad=True, dtype=dtype)
+    y = quantizer(x)
+    assert y.dtype == dtype
+    if not isinstance(quantizer, ste.nn.BinaryQuantizer):
+        assert not y.any()
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert y.isfinite().all()
+    assert gradient.isfinite().all()
+    # LSQ's mask is strict, and 0 the end of what is unsigned.
+    assert gradient.any() == (getattr(quantizer, "zero_point_kind", None) != "learned")
+
+
+def test_a_scale_that_falls_below_the_floor_can_rise() -> None:
+    quantizer = ste.nn.IntegerQuantizer(4)
+    quantizer.initialize(torch.ones(1))
+    with torch.no_grad():
+        quantizer.scale.fill_(-1.0)
+    x = torch.ones(4)
+    y = quantizer(x)
+    assert y.isfinite().all()
+    (gradient,) = torch.autograd.grad(y.sum(), quantizer.scale)
+    assert gradient.item() > 0
+
+
+@EVERY_PAIR
+def test_evaluation_changes_no_state_and_needs_first_values(name: str) -> None:
+    model = quantized(PAIRS[name])
+    inputs = [m for m in model.modules() if hasattr(m, "input_quantizer")]
+    keeps = any(getattr(m.input_quantizer, "is_initialized", True) is False for m in inputs)
+    model.eval()
+    if keeps:
+        with pytest.raises(RuntimeError, match="it has no first values yet"):
+            model(batch())
+    ste.nn.initialize(model, batch())
+    state = copy.deepcopy(model.state_dict())
+    outputs = [model(batch(seed=seed)) for seed in (2, 3, 2)]
+    assert_same_bits(outputs[0], outputs[2])
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[key]), key
+
+
+@EVERY_PAIR
+def test_all_that_evaluation_needs_is_in_the_state(name: str) -> None:
+    model = quantized(PAIRS[name])
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    for seed in range(3):
+        model(batch(seed=seed)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    expected = model.eval()(batch())
+    other = quantized(PAIRS[name], seed=5)
+    other.load_state_dict(model.state_dict())
+    assert_same_bits(other.eval()(batch()), expected)
+    with torch.device("meta"):
+        without_memory = quantized(PAIRS[name])
+    without_memory.load_state_dict(model.state_dict(), assign=True)
+    assert_same_bits(without_memory.eval()(batch()), expected)
+    assert_same_bits(copy.deepcopy(model)(batch()), expected)
+    for quantizer in (PAIRS[name].weight(), PAIRS[name].activation()):
+        assert repr(pickle.loads(pickle.dumps(quantizer))) == repr(quantizer)
+
+
+@EVERY_PAIR
+def test_built_without_memory_and_then_given_some(name: str) -> None:
+    with torch.device("meta"):
+        model = quantized(PAIRS[name])
+    model.to_empty(device="cpu")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for layer in model.modules():
+            if parametrize.is_parametrized(layer):
+                layer.parametrizations.weight.original.normal_()
+                layer.bias.zero_()
+            elif hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()
+    for quantizer in model.modules():
+        if hasattr(quantizer, "is_initialized"):
+            assert quantizer.is_initialized == (not list(quantizer.state_dict()))
+    ste.nn.initialize(model, batch())
+    y = model(batch())
+    y.sum().backward()
+    assert y.isfinite().all()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_two_calls_before_a_backward() -> None:
+    quantizer = ste.nn.IntegerQuantizer(8, scale="ema")
+    x = x_of(20).requires_grad_()
+    y = quantizer(x) + quantizer(2 * x)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert set(gradient.unique().tolist()) <= {1.0, 3.0}  # 1 where 2 x is beyond what was observed
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@EVERY_PAIR
+def test_a_checkpoint_repeats_what_the_first_forward_did(name: str, use_reentrant: bool) -> None:
+    models = [quantized(PAIRS[name]) for _ in range(2)]
+    for seed in range(3):
+        plain, checkpointed = (batch(seed=seed).requires_grad_() for _ in models)
+        models[0](plain).square().sum().backward()
+        y = torch.utils.checkpoint.checkpoint(models[1], checkpointed, use_reentrant=use_reentrant)
+        y.square().sum().backward()
+        assert plain.grad is not None
+        assert checkpointed.grad is not None
+        assert_same_bits(checkpointed.grad, plain.grad)
+        for one, other in zip(*(list(m.state_dict().values()) + [p.grad for p in m.parameters()] for m in models)):
+            assert_same_bits(one, other)
+
+
+def test_empty_batch() -> None:
+    for kind in ("learned", "absmax", "ema"):
+        quantizer = ste.nn.IntegerQuantizer(8, scale=kind)
+        quantizer.initialize(torch.ones(3))
+        before = copy.deepcopy(quantizer.state_dict())
+        for training in (True, False):
+            assert quantizer.train(training)(torch.zeros(0, 3)).shape == (0, 3)
+        assert all(torch.equal(value, before[key]) for key, value in quantizer.state_dict().items())
+
+
+# A model.
+
+
+class Layers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(10, 6)
+        self.up = nn.ConvTranspose1d(6, 4, 3)
+        self.convolution = nn.Conv1d(4, 8, 3)
+        self.head = nn.Linear(8, 2, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        y: Tensor = self.head(self.convolution(self.up(self.embedding(tokens).mT)).mean(2))
+        return y
+
+
+def test_quantize_and_back(capsys: pytest.CaptureFixture[str]) -> None:
+    model = Layers()
+    before = copy.deepcopy(model.state_dict())
+    tokens = torch.arange(20).reshape(2, 10) % 10
+    expected = model(tokens)
+    done = ste.nn.quantize(model, ste.nn.IntegerQuantizer(4, axis=0), ste.nn.IntegerQuantizer(8))
+    assert capsys.readouterr().out == f"{done}\n"
+    assert [(layer.name, layer.layer) for layer in done] == [
+        ("embedding", "Embedding(10, 6)"),
+        ("up", "ConvTranspose1d(6, 4, (3,))"),
+        ("convolution", "Conv1d(4, 8, (3,))"),
+        ("head", "Linear(8, 2)"),
+    ]
+    scales: list[Any] = [layer.weight for layer in done]
+    shapes = [tuple(quantizer.scale.shape) for quantizer in scales]
+    assert shapes == [(10,), (4,), (8,), (2,)]
+    assert done[0].input is None
+    assert all(layer.input is not None for layer in done[1:])
+    assert len(str(done).splitlines()) == 5
+    assert not torch.equal(model(tokens), expected)
+    with pytest.raises(ValueError, match="layer 'embedding' is quantized already"):
+        ste.nn.quantize(model, ste.nn.IntegerQuantizer(4))
+    ste.nn.unquantize(model)
+    assert_same_bits(model(tokens), expected)
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_the_quantized_weights_may_be_kept() -> None:
+    model = Model()
+    weight = model.first.weight.detach().clone()
+    ste.nn.quantize(model, ste.nn.BlockQuantizer("mxfp4"), verbose=False)
+    ste.nn.unquantize(model, keep="quantized")
+    assert_same_bits(model.first.weight.detach(), ste.fake_quantize_blocks(weight, *ste.BLOCK_RECIPES["mxfp4"]))
+    assert isinstance(model.first.weight, nn.Parameter)
+
+
+def test_where() -> None:
+    model = Model()
+    done = ste.nn.quantize(model, ste.nn.BlockQuantizer("mxfp4"), where=lambda name, _: name == "second", verbose=False)
+    assert [layer.name for layer in done] == ["second"]
+    assert not parametrize.is_parametrized(model.first)
+
+
+def test_a_weight_that_is_set_is_quantized() -> None:
+    model = quantized(PAIRS["mxfp4"])
+    weight = x_of(16, 8)
+    model.first.weight = weight
+    assert_same_bits(model.first.parametrizations.weight.original.detach(), weight)
+
+
+def test_weights_that_two_layers_share() -> None:
+    model: Any = nn.ModuleDict({"embedding": nn.Embedding(10, 8), "head": nn.Linear(8, 10, bias=False)})
+    model["head"].weight = model["embedding"].weight
+    ste.nn.quantize(model, ste.nn.BlockQuantizer("int4", 4), verbose=False)
+    originals = [model[name].parametrizations.weight.original for name in ("embedding", "head")]
+    assert originals[0] is originals[1]
+
+
+def test_a_norm_of_the_weight_stays() -> None:
+    layer: Any = nn.utils.parametrizations.weight_norm(nn.Linear(8, 4))
+    weight = layer.weight.detach().clone()
+    for keep, expected in (("float", weight), ("quantized", ste.fake_quantize_blocks(weight, "int4", 4))):
+        ste.nn.quantize(layer, ste.nn.BlockQuantizer("int4", 4), verbose=False)
+        assert_same_bits(layer.weight.detach(), ste.fake_quantize_blocks(weight, "int4", 4))
+        ste.nn.unquantize(layer, keep=keep)
+        assert torch.allclose(layer.weight, expected)
+        assert len(layer.parametrizations.weight) == 1
+
+
+def test_a_quantizer_of_your_own() -> None:
+    class Halves(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return ste.round_ste(2 * x) / 2
+
+    model = Model()
+    before = copy.deepcopy(model.state_dict())
+    ste.nn.quantize(model, Halves(), Halves(), verbose=False)
+    assert_same_bits(model.first.weight, (2 * before["first.weight"]).round() / 2)
+    with pytest.raises(ValueError, match="is quantized already"):
+        ste.nn.quantize(model, Halves(), verbose=False)
+    ste.nn.unquantize(model)
+    assert model.state_dict().keys() == before.keys()
+
+
+def test_an_input_by_keyword() -> None:
+    model = nn.Linear(8, 4)
+    x = x_of(3, 8)
+    ste.nn.quantize(model, activation=ste.nn.BlockQuantizer("mxfp4"), verbose=False)
+    assert_same_bits(model(input=x).detach(), model(x).detach())
+    assert not torch.equal(model(x), nn.functional.linear(x, model.weight, model.bias))
+
+
+def test_attention() -> None:
+    """Of which one layer is not called, but its weight is read."""
+    model = nn.TransformerEncoderLayer(16, 2, 32, dropout=0, batch_first=True)
+    x = x_of(2, 5, 16)
+    plain = model(x)
+    done = ste.nn.quantize(
+        model, ste.nn.BlockQuantizer("mxfp4"), ste.nn.IntegerQuantizer(8, scale="ema"), verbose=False
+    )
+    assert [(layer.name, layer.input is None) for layer in done] == [
+        ("self_attn.out_proj", True),
+        ("linear1", False),
+        ("linear2", False),
+    ]
+    y = model(x)
+    assert not torch.equal(y, plain)
+    for call in (model.eval(), torch.no_grad()(model.eval())):
+        assert torch.allclose(call(x), model(x))
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+@pytest.mark.parametrize("scale", ["learned", "ema"])
+def test_initialize_as_the_first_step_does(scale: str) -> None:
+    """Of what an untrained batch norm lets pass in evaluation, the scale would be another."""
+    models: list[Any] = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+        ste.nn.quantize(model, activation=ste.nn.IntegerQuantizer(4, signed=False, scale=scale), verbose=False)
+        models.append(model)
+    before = copy.deepcopy(models[0][1].state_dict())
+    ste.nn.initialize(models[0], 0.1 * batch())
+    assert all(torch.equal(value, before[key]) for key, value in models[0][1].state_dict().items())
+    models[1](0.1 * batch())
+    for layer in (0, 3):
+        kept, of_step = (model[layer].input_quantizer.state_dict() for model in models)
+        assert all(torch.equal(value, of_step[key]) for key, value in kept.items())
+
+
+def test_initialize_sets_weights_without_a_batch() -> None:
+    model = quantized(PAIRS["LSQ, 4 bits per channel"])
+    with torch.no_grad():
+        model.first.parametrizations.weight.original.mul_(3)
+    ste.nn.initialize(model)
+    original = model.first.parametrizations.weight.original.detach()
+    expected = 2 * original.abs().mean(1) / math.sqrt(7)
+    assert_same_bits(model.first.parametrizations.weight[0].scale.detach(), expected)
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ste.nn.IntegerQuantizer(1), "IntegerQuantizer: bits must be from 2 to 16, got 1"),
+        (lambda: ste.nn.IntegerQuantizer(17), "IntegerQuantizer: bits must be from 2 to 16, got 17"),
+        (lambda: ste.nn.IntegerQuantizer(scale="max"), "IntegerQuantizer: scale must be one of learned, absmax, ema"),
+        (
+            lambda: ste.nn.IntegerQuantizer(zero_point="observed"),
+            "IntegerQuantizer: zero_point must be None, 'learned'",
+        ),
+        (
+            lambda: ste.nn.IntegerQuantizer(channels=3),
+            "IntegerQuantizer: channels must be at least 1, and 1 where axis",
+        ),
+        (lambda: ste.nn.IntegerQuantizer(momentum=0.0), "IntegerQuantizer: momentum must be more than 0"),
+        (
+            lambda: ste.nn.FloatQuantizer(percentile=101),
+            "FloatQuantizer: percentile must be more than 0 and at most 100",
+        ),
+        (lambda: ste.nn.FloatQuantizer("e9m9"), "must be one of e4m3fn"),
+        (lambda: ste.nn.BinaryQuantizer(scale="max"), "BinaryQuantizer: scale must be None or 'mean', got 'max'"),
+        (lambda: ste.nn.TernaryQuantizer(-1.0), "TernaryQuantizer: threshold must be at least 0, got -1.0"),
+        (lambda: ste.nn.quantize(nn.Linear(2, 2)), "quantize: give weight, activation, or both"),
+        (lambda: ste.nn.quantize(nn.ReLU(), ste.nn.BinaryQuantizer()), "quantize: there is no such layer in the model"),
+        (lambda: ste.nn.unquantize(nn.ReLU(), keep="int8"), "unquantize: keep must be 'float' or 'quantized'"),
+    ],
+)
+def test_errors(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
