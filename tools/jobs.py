@@ -1,0 +1,79 @@
+"""Make the table of docs/jobs.md from the results that `make jobs` records in docs/jobs.
+
+One row a job, one column a quantizer. A cell is "pass" where the job passed on each backend with each torch.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "docs" / "jobs"
+PAGE = ROOT / "docs" / "jobs.md"
+
+LIFE = ("Training", "What is kept", "Two processes", "Deployment")
+
+INTRODUCTION = """\
+# The life of a quantizer: jobs, by quantizer
+
+Made by `make jobs`, from the results of tests that compare values. A column is a pair of quantizers of
+{{mod}}`ste.nn`, on the weights and on the inputs of a small network; a row is something that is done with it.
+
+- **pass**: it holds on {runs}.
+- **refused**: an error that says why, below the table, and no wrong number.
+
+The machine-readable results are beside this page, in `jobs/`.
+"""
+
+
+def runs_of(results: list[dict[str, Any]]) -> str:
+    return ", ".join(f"the {r['subject'].capitalize()} backend with torch {r['torch']}" for r in results)
+
+
+def cell(outcomes: list[tuple[str, str] | None], notes: list[str]) -> str:
+    """Of one job and one quantizer, what each run has."""
+    run = [outcome for outcome in outcomes if outcome is not None]
+    if len(run) < len(outcomes):
+        return "**not run everywhere**" if run else ""
+    reasons = list(dict.fromkeys(reason for kind, reason in run if kind != "pass"))
+    for reason in reasons:
+        if reason not in notes:
+            notes.append(reason)
+    marks = "".join(f' <a href="#n{notes.index(reason) + 1}">[{notes.index(reason) + 1}]</a>' for reason in reasons)
+    return f"refused{marks}" if reasons else "pass"
+
+
+def page(results: list[dict[str, Any]]) -> str:
+    jobs: dict[str, dict[str, dict[str, list[tuple[str, str] | None]]]] = {}
+    quantizers: dict[str, None] = {}
+    for index, result in enumerate(results):
+        for row in result["rows"]:
+            job, quantizer = row["row"].split(" || ")
+            quantizers.setdefault(quantizer)
+            cells = jobs.setdefault(row["group"], {}).setdefault(job, {})
+            outcomes = cells.setdefault(quantizer, [None] * len(results))
+            failed = list(row["not_passed"].values())
+            outcomes[index] = (failed[0][0], failed[0][1]) if failed else ("pass", "")
+    lines = [INTRODUCTION.format(runs=runs_of(results))]
+    notes: list[str] = []
+    for group in sorted(jobs, key=LIFE.index):
+        rows = jobs[group]
+        lines += [f"## {group}", "", f"| | {' | '.join(quantizers)} |", "|---" * (len(quantizers) + 1) + "|"]
+        for job, cells in rows.items():
+            found = [cell(cells.get(quantizer, [None] * len(results)), notes) for quantizer in quantizers]
+            lines.append(f"| {job} | {' | '.join(found)} |")
+        lines.append("")
+    if notes:
+        lines += ["## Why some are refused", ""]
+        lines += [f'{number}. <a id="n{number}"></a>{note}.' for number, note in enumerate(notes, 1)]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    results = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
+    PAGE.write_text(page(results))
+    print(f"{PAGE.relative_to(ROOT)}: {len(results)} runs")
+
+
+if __name__ == "__main__":
+    main()
