@@ -27,6 +27,7 @@ import torch
 from bench_calls import BOUNDS, VARIANTS, Call, bare, detached, number, per_channel, written
 from bench_grids import block_formats, float_formats, learnable
 from bench_race import KNOWN, SECONDS_IN_MEMORY, Result, race
+from bench_steps import NETWORKS, steps
 from bench_surrogates import KINDS, gradients
 from bench_system import build_seconds, import_milliseconds, library_megabytes, machine, peak_tensors, take_memory
 from subjects import IDIOM  # one of the tests, which bench_calls finds
@@ -246,6 +247,15 @@ class Bench:
                 for threads in self.thread_counts:
                     yield from self.race(section, title, *sets, threads=threads, **where)
 
+    def steps(self) -> Iterator[Result]:
+        """Of training, beside the same step in floating point."""
+        for network, compiles in itertools.product(NETWORKS, (False, True)):
+            torch.compiler.reset()
+            calls, elements = steps(network, self.ours, peers=self.peers, compiles=compiles)
+            section = "step, compiled" if compiles else "step"
+            for threads in self.thread_counts:
+                yield from self.race(section, network, calls, seconds=15, elements=elements, threads=threads)
+
     def memory(self) -> Iterator[Result]:
         """The peak of forward and backward, in tensors of x's size."""
         for variant in VARIANTS:
@@ -341,6 +351,7 @@ class Bench:
             yield from self.formats()
             yield from self.surrogates()
             yield from self.compiled()
+            yield from self.steps()
             yield from self.growth()
             yield from self.exactness()
             if shutil.which("valgrind") and not self.quick:

@@ -108,6 +108,7 @@ COLUMNS = [
     "Brevitas, Python",
     "Brevitas, JIT",
     "Brevitas",
+    "torch.ao",
     "torchao",
     "fake_quantize",
     "composition",
@@ -116,6 +117,26 @@ COLUMNS = [
     "torch's own",
     "as it is written",
 ]
+
+
+def steps(rows: Sequence[Row]) -> list[str]:
+    """Of training, on each number of threads."""
+    named = []
+    for row in rows:
+        if row["section"].startswith("step"):
+            compiled = ", compiled" if row["section"] == "step, compiled" else ""
+            threads = "one thread" if row["threads"] == 1 else f"{row['threads']} threads"
+            named.append({**row, "op": f"{row['op']}{compiled}, {threads}"})
+    return [
+        "## A training step",
+        "",
+        "Forward, backward and the update of SGD, as a ratio to the same step in float32, which is compiled where this",
+        "is. Weights of 4 bits with a scale per channel, inputs of 4 bits with one scale: learned; of torch.ao,",
+        "observed. torchao has no convolutions; its inputs have 8 bits, with a scale for each token.",
+        "",
+        *table(named, COLUMNS),
+        "",
+    ]
 
 
 def of_one_thread(rows: Sequence[Row]) -> list[Row]:
@@ -288,6 +309,7 @@ def main() -> None:
             "surrogate",
         ),
         *section("Memory", "Peak of forward and backward, in tensors of x's size.", "memory"),
+        *steps(rows),
         *section("Compiled", "A quantizer, forward and backward, as a ratio to the same one by the idiom.", "compiled"),
         "## Growth",
         "",
