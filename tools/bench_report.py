@@ -207,7 +207,7 @@ BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 
 
 def figures(rows: Sequence[Row]) -> str:
-    """The three figures of the README: a call, a large tensor, and memory."""
+    """The figures of the README: a step of training, then a call, a large tensor, and memory."""
 
     def line(title: str, **chosen: Any) -> str:
         of = {r["competitor"]: r["ratio"] for r in rows if all(r[field] == value for field, value in chosen.items())}
@@ -226,7 +226,26 @@ def figures(rows: Sequence[Row]) -> str:
         ),
         line("peak memory of its forward and backward, in tensors", section="memory", op="binary_sign_ste, low=-1"),
     ]
-    return "\n".join(["", *lines, "", ""])
+    return "\n".join(["", *figures_of_steps(rows), *lines, "", ""])
+
+
+def figures_of_steps(rows: Sequence[Row]) -> list[str]:
+    """On one thread and on all, beside whoever was measured."""
+    of = {(r["op"], r["competitor"], r["threads"]): r["ratio"] for r in rows if r["section"] == "step"}
+    networks, threads = dict.fromkeys(op for op, _, _ in of), sorted({count for _, _, count in of})
+    shown = [name for name in (NATIVE, "torch.ao", "Brevitas") if any(key[1] == name for key in of)]
+    titles = [{NATIVE: "`ste.nn`", "torch.ao": "torch.ao's FakeQuantize"}.get(name, name) for name in shown]
+    lines = [
+        f"A training step with weights and inputs of 4 bits: the time of the step in float32, on {threads[0]} thread",
+        f"and on {threads[-1]}.",
+        "",
+        f"| | {' | '.join(titles)} |",
+        "|---" * (len(shown) + 1) + "|",
+    ]
+    for network in networks:
+        cells = [" / ".join(f"{of[network, name, count]:.2f}" for count in threads) for name in shown]
+        lines.append(f"| {network} | {' | '.join(cells)} |")
+    return [*lines, "", "One op:", ""]
 
 
 def main() -> None:

@@ -4,10 +4,14 @@ One row a job, one column a quantizer. A cell is "pass" where the job passed on 
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+from quantizers import PAIRS  # noqa: E402 (from the folder above)
+
 RESULTS = ROOT / "docs" / "jobs"
 PAGE = ROOT / "docs" / "jobs.md"
 
@@ -27,7 +31,7 @@ The machine-readable results are beside this page, in `jobs/`.
 
 
 def runs_of(results: list[dict[str, Any]]) -> str:
-    return ", ".join(f"the {r['subject'].capitalize()} backend with torch {r['torch']}" for r in results)
+    return ", ".join(f"the {r['subject'].replace('python', 'Python')} backend with torch {r['torch']}" for r in results)
 
 
 def cell(outcomes: list[tuple[str, str] | None], notes: list[str]) -> str:
@@ -45,11 +49,9 @@ def cell(outcomes: list[tuple[str, str] | None], notes: list[str]) -> str:
 
 def page(results: list[dict[str, Any]]) -> str:
     jobs: dict[str, dict[str, dict[str, list[tuple[str, str] | None]]]] = {}
-    quantizers: dict[str, None] = {}
     for index, result in enumerate(results):
         for row in result["rows"]:
             job, quantizer = row["row"].split(" || ")
-            quantizers.setdefault(quantizer)
             cells = jobs.setdefault(row["group"], {}).setdefault(job, {})
             outcomes = cells.setdefault(quantizer, [None] * len(results))
             failed = list(row["not_passed"].values())
@@ -58,9 +60,9 @@ def page(results: list[dict[str, Any]]) -> str:
     notes: list[str] = []
     for group in sorted(jobs, key=LIFE.index):
         rows = jobs[group]
-        lines += [f"## {group}", "", f"| | {' | '.join(quantizers)} |", "|---" * (len(quantizers) + 1) + "|"]
+        lines += [f"## {group}", "", f"| | {' | '.join(PAIRS)} |", "|---" * (len(PAIRS) + 1) + "|"]
         for job, cells in rows.items():
-            found = [cell(cells.get(quantizer, [None] * len(results)), notes) for quantizer in quantizers]
+            found = [cell(cells.get(quantizer, [None] * len(results)), notes) for quantizer in PAIRS]
             lines.append(f"| {job} | {' | '.join(found)} |")
         lines.append("")
     if notes:
