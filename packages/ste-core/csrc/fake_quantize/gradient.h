@@ -53,6 +53,13 @@ inline MaybeOwnedTensor converted(const at::Tensor& dense, at::ScalarType dtype)
   return MaybeOwnedTensor::owned(std::move(result));
 }
 
+// x, to a compiler another tensor than that of the forward. If it finds the same operations in both, it keeps for the
+// backward what they have given, a mask and a difference for each quantizer, and not x, which is less: and those in a
+// layout that makes the step of a convolutional network twice as long.
+inline at::Tensor computed_again_from(const at::Tensor& x) {
+  return x.detach().expand_symint(x.sym_sizes());
+}
+
 template <typename Settings>
 class FakeQuantizeBackward final : public torch::autograd::Node {
  public:
@@ -88,7 +95,7 @@ class FakeQuantizeBackward final : public torch::autograd::Node {
           std::move(to_x), needed[1] ? *converted(to_scale, gradient_dtype(scale)) : at::Tensor(),
           needed[2] ? *converted(to_zero_point, gradient_dtype(*zero_point)) : at::Tensor()};
     }
-    const typename Settings::Slopes slopes(x, scale, zero_point, random, settings_);
+    const typename Settings::Slopes slopes(computed_again_from(x), scale, zero_point, random, settings_);
     const auto wide = in_dtype(g, slopes.dtype);
     const auto to_parameter = [&](const at::Tensor& change, const at::Tensor& parameter) {
       return (change.sum_to_size_symint(parameter.sym_sizes()) * settings_.grad_scale).to(gradient_dtype(parameter));
