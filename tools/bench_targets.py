@@ -169,6 +169,11 @@ def on_all_threads_with(memory: str) -> list[Target]:
     ]
 
 
+FIRST_LAYER = (
+    "the scale of the first layer's input takes a gradient of the images, which the step in float does not compute: 3 "
+    "to 4% of it"
+)
+
 TARGETS = [
     Target("call, native, forward: the time of torch.round", 1.10, of("call", NATIVE, is_straight_through)),
     Target(
@@ -241,12 +246,12 @@ TARGETS = [
     ),
     Target("compiled quantizer: the time of the idiom's", 1.02, of("compiled", NATIVE)),
     *(
-        Target(f"a training step, {text}: the time of the step in float", bound, applies, threads=threads)
+        Target(f"a training step, {text}: the time of the step in float", bound, applies, "", threads, reason=reason)
         for threads in ("one", "all")
-        for text, bound, applies in (
-            ("ResNet-8", 1.09, of("step", NATIVE, lambda op: op == "ResNet-8")),
-            ("transformer", 1.03, of("step", NATIVE, lambda op: op == "transformer")),
-            ("compiled", 1.05, of("step, compiled", NATIVE)),
+        for text, bound, applies, reason in (
+            ("ResNet-8", 1.09, of("step", NATIVE, lambda op: op == "ResNet-8"), FIRST_LAYER),
+            ("transformer", 1.03, of("step", NATIVE, lambda op: op == "transformer"), ""),
+            ("compiled", 1.05, of("step, compiled", NATIVE), FIRST_LAYER),
         )
     ),
     *(
