@@ -36,14 +36,15 @@ else
 $(error CORE must be matching, none or other, got $(CORE))
 endif
 
-.PHONY: help demo test test-slow matrix mutants sweep bench peers cuda wheels docs docs-check lint format clean core
+.PHONY: help demo test test-slow matrix jobs mutants sweep bench peers cuda wheels docs docs-check lint format clean core
 
 help:
-	@echo "make demo    train a quantized network on real data, with a table and a plot of the result"
+	@echo "make demo    train quantized networks on real data, with tables and a plot of the results"
 	@echo "make test    run all tests          (TORCH=2.14.1: with that torch; CORE=none: without ste-core;"
 	@echo "                                     CORE=other: with a ste-core that was built for another torch)"
 	@echo "make test-slow  run what it leaves out as slow, the matrix aside"
 	@echo "make matrix  prove every transform on both backends, and write the table of it, docs/matrix.md (TORCH=2.14.1)"
+	@echo "make jobs    prove each quantizer of ste.nn in each stage of its life, and write the table, docs/jobs.md (TORCH=2.14.1)"
 	@echo "make mutants register the native ops in each of the wrong ways, and show which transforms find out"
 	@echo "make sweep   try all numbers of float32 in every format, and 100,000 tensors in blocks (TORCH=2.14.1, CORE=none)"
 	@echo "make bench   measure the ops beside torch.round and what people use in their place, and write docs/bench.md"
@@ -60,13 +61,15 @@ help:
 
 demo: core $(env)/demo.stamp
 	$(python) examples/digits.py --check
+	$(python) examples/modules.py --check
+	$(python) examples/characters.py --check
 
 test: core
 	STE_TEST_EXPECT=$(expect) $(pytest) -m "not slow" $(PYTEST_ARGS)
 
-# What `make test` and `make matrix` leave out.
+# What `make test`, `make matrix` and `make jobs` leave out.
 test-slow: core
-	STE_TEST_EXPECT=$(expect) $(pytest) -m slow --ignore=tests/matrix $(PYTEST_ARGS)
+	STE_TEST_EXPECT=$(expect) $(pytest) -m slow --ignore=tests/matrix --ignore=tests/jobs $(PYTEST_ARGS)
 
 # One run for each column of the table: our backends, and what stands in their place.
 SUBJECTS ?= native python idiom function
@@ -84,6 +87,15 @@ endif
 	  env $$run STE_MATRIX_RESULTS=docs/matrix/torch-$(TORCH)-$$subject.json $(pytest) tests/matrix $(PYTEST_ARGS); \
 	done
 	$(python) tools/matrix.py
+
+# One run for each backend.
+jobs: core
+ifneq ($(CORE),matching)
+	$(error make jobs needs CORE=matching: it runs on both backends)
+endif
+	STE_BACKEND=native STE_TEST_EXPECT=native STE_MATRIX_RESULTS=docs/jobs/torch-$(TORCH)-native.json $(pytest) tests/jobs $(PYTEST_ARGS)
+	STE_BACKEND=python STE_TEST_EXPECT=absent STE_MATRIX_RESULTS=docs/jobs/torch-$(TORCH)-python.json $(pytest) tests/jobs $(PYTEST_ARGS)
+	$(python) tools/jobs.py
 
 mutants: core
 	$(python) tools/mutants.py
