@@ -26,6 +26,8 @@ HEADER = Path(__file__).parents[2] / "packages" / "ste-core" / "include" / "ste"
 FOLDER = "reference"
 
 # In the order of the menu: the title, the module, and under which name its functions are documented.
+METHODS_OF_QUANTIZERS = ("quantize", "scale_and_zero_point", "initialize", "reset_parameters")
+
 PAGES: list[tuple[str, ModuleType, str]] = [
     ("Straight-through ops", ste.ops_ste, "ste"),
     ("Surrogate gradients", ste.surrogates, "ste.surrogates"),
@@ -115,7 +117,8 @@ def entry(name: str, public: Any) -> list[str]:
     if not inspect.isclass(public):
         return [f".. autofunction:: {name}"]
     if issubclass(public, torch.nn.Module):
-        return [f".. autoclass:: {name}", "   :members: quantize, scale_and_zero_point, initialize, reset_parameters"]
+        methods = [method for method in METHODS_OF_QUANTIZERS if hasattr(public, method)]
+        return [f".. autoclass:: {name}", f"   :members: {', '.join(methods)}"]
     calls = [] if issubclass(public, Function) else ["   :special-members: __call__"]
     return [f".. autoclass:: {name}", *calls]
 
