@@ -78,6 +78,10 @@ def quantized(pair: Pair, seed: int = 0) -> Any:
     return model
 
 
+def x_of(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
 def batch(size: int = 16, seed: int = 1) -> torch.Tensor:
     return torch.randn(size, FEATURES, generator=torch.Generator().manual_seed(seed))
 
