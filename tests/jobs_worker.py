@@ -101,7 +101,7 @@ def work(rank: int, folder: Path) -> None:
     warnings.simplefilter("ignore")
     dist.init_process_group(
         "gloo",
-        store=dist.FileStore(str(folder / "store"), WORLD),  # type: ignore[attr-defined]
+        store=dist.FileStore(str(folder / "store"), WORLD),  # type: ignore[attr-defined]  # defined in C++
         rank=rank,
         world_size=WORLD,
         timeout=datetime.timedelta(seconds=60),
@@ -112,7 +112,7 @@ def work(rank: int, folder: Path) -> None:
         for name in PAIRS:
             try:
                 found[f"{job}: {name}"] = function(name, mesh)
-            except Exception:
+            except Exception:  # of any kind: the test of the job shows it
                 found[f"{job}: {name}"] = traceback.format_exc()
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()

@@ -122,7 +122,7 @@ def by_torchao(model: nn.Module) -> nn.Module:
     from torchao.quantization.qat import IntxFakeQuantizeConfig, QATConfig
 
     activation = IntxFakeQuantizeConfig(torch.int8, "per_token", is_symmetric=False)
-    weight = IntxFakeQuantizeConfig(torch.int4, "per_channel")  # type: ignore[attr-defined]
+    weight = IntxFakeQuantizeConfig(torch.int4, "per_channel")  # type: ignore[attr-defined]  # made at import
     quantize_(model, QATConfig(activation_config=activation, weight_config=weight, step="prepare"))
     return model
 

@@ -107,6 +107,7 @@ def test_a_job_fails_without_the_cure(trap: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_scale_without_dimensions_is_refused_by_fully_shard() -> None:
+    # HashStore is defined in C++.
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     try:
         mesh = init_device_mesh("cpu", (1,))

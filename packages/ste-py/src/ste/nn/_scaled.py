@@ -153,6 +153,7 @@ class ScaledQuantizer(nn.Module):
         return (self._follow(x) / self.largest).clamp(min=FLOOR)
 
     def _grad_scale(self, x: Tensor) -> float:
+        # torch does not export this function to type checkers, nor annotate it.
         if self.scale_kind != "learned" or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             return 1.0  # of what is traced there is no gradient, and the sizes of its tensors are tensors
         return lsq_grad_scale(x, self.scale, math.ceil(self.largest))
