@@ -5,6 +5,7 @@ import torch
 from bits import assert_same_bits
 from hypothesis import given
 from hypothesis import strategies as st
+from op_table import DISTINCT_OPS, Op
 from torch import Tensor
 
 import ste
@@ -81,3 +82,16 @@ def test_a_bound_that_would_enlarge_is_refused_under_vmap_too(name: str, device:
     x, low, high = torch.randn(2, 3, device=device), torch.randn(2, 4, 3, device=device), torch.zeros((), device=device)
     with pytest.raises(RuntimeError, match=rf"{name}: min_val of shape \[4, 3\] does not broadcast to x's shape \[3\]"):
         torch.vmap(getattr(ste, name), in_dims=(0, 0, None))(x, low, high)
+
+
+@pytest.mark.parametrize("op", DISTINCT_OPS, ids=str)
+def test_vmap_over_nothing(op: Op, device: str) -> None:
+    """Whatever is batched: x, or a bound alone."""
+    for shape, dim in (((0, 3), 0), ((3, 0), 1), ((0,), 0)):
+        x = torch.ones(shape, device=device)
+        assert torch.func.vmap(op, dim, dim)(x).shape == shape
+    x = torch.ones(3, device=device)
+    bounds = [a.expand(0, *a.shape) if isinstance(a, Tensor) else a for a in op.arguments_for(x)]
+    in_dims = [0 if isinstance(a, Tensor) else None for a in bounds]
+    if any(dim is not None for dim in in_dims):
+        assert torch.func.vmap(op.function, (None, *in_dims))(x, *bounds).shape == (0, 3)

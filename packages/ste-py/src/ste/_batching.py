@@ -62,4 +62,8 @@ def with_batch(tensor: Tensor, dim: int | None, batch_size: int) -> Tensor:
 
 def logical(tensor: Tensor, dim: int | None) -> Tensor:
     """One that has the shape that the caller sees."""
-    return tensor if dim is None else tensor.select(dim, 0)
+    if dim is None:
+        return tensor
+    if tensor.shape[dim] == 0:  # of which there is none to select
+        return tensor.new_empty([size for i, size in enumerate(tensor.shape) if i != dim])
+    return tensor.select(dim, 0)
