@@ -380,6 +380,25 @@ def test_compiled_gradients_of_what_is_not_finite(with_zero_point: bool, inside:
         assert_same_bits(actual + 0.0, expected + 0.0)  # the sign of a gradient of 0 is open
 
 
+@EVERY_DTYPE
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("inside", ["rounded", "scaled"])
+def test_infinite_gradients(inside: str, create_graph: bool, dtype: torch.dtype, device: str) -> None:
+    """They go to the zero point where x is outside alone, and are no NaN elsewhere."""
+    x = torch.linspace(-4, 4, 37, device=device).to(dtype)
+    g = torch.full_like(x, math.inf)
+    wide = torch.promote_types(dtype, torch.float32)
+    parameters = torch.ones_like(x, dtype=wide), torch.zeros_like(x, dtype=wide)
+    is_inside = x.abs() < 2 if inside == "scaled" else x.round().abs() <= 2
+    for call in (fake_quantize, ste.autograd_ops.fake_quantize_fn.apply):
+        for of_x in (x, torch.stack([x, x], -1)[:, 0]):
+            arguments = [t.detach().requires_grad_() for t in (of_x, *parameters)]
+            y = call(*arguments, -2, 2, 1.0, inside)
+            to_x, _, to_zero_point = torch.autograd.grad(y, arguments, g, create_graph=create_graph)
+            assert_same_bits(to_x, torch.where(is_inside, g, 0), x)
+            assert_same_bits(to_zero_point + 0, torch.where(is_inside, 0, -g.to(wide)), x)
+
+
 # quantize
 
 

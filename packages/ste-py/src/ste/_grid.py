@@ -76,12 +76,15 @@ class GridFunction(ElementwiseFunction):
         _, scale, zero_point, grid = cls._saved(ctx)
         wide = g.to(grid.dtype)
         needs_x, needs_scale, needs_zero_point = ctx.needs_input_grad[:3]
+        to_zero_point = None
+        if zero_point is not None and needs_zero_point:
+            # What is not counted is not even NaN, where g is infinite.
+            counted = torch.where(grid.is_inside, 0, wide * grid.slope_to_zero_point(scale))
+            to_zero_point = sum_to(zero_point, counted, grid.grad_scale)
         return (
             torch.where(grid.is_inside, g, 0) if needs_x else None,
             sum_to(scale, wide * grid.slope_to_scale(zero_point), grid.grad_scale) if needs_scale else None,
-            sum_to(zero_point, wide * grid.slope_to_zero_point(scale), grid.grad_scale)
-            if zero_point is not None and needs_zero_point
-            else None,
+            to_zero_point,
             *(None, None, None, None, None),
         )
 
