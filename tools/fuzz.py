@@ -1,0 +1,51 @@
+"""Call the native ops with tensors at random, each beside the Python backend, to the bit.
+
+    python tools/fuzz.py --inputs 20000 --seconds 600
+
+It is for a build with sanitizers in it, which `make sanitize` makes; without them it finds wrong values alone. An input
+follows from its number: `--first 4711 --inputs 1` repeats one.
+"""
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import ste
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from random_calls import Input, check
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first input")
+    parser.add_argument("--inputs", type=int, required=True)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="after which there are no more inputs")
+    arguments = parser.parse_args()
+    if ste.backend().name != "native":
+        parser.error(f"this is for the native backend, and here is {ste.backend()}")
+    warnings.simplefilter("ignore")
+    began = time.monotonic()
+    ways: Counter[str] = Counter()
+    wrong = []
+    for number in range(arguments.first, arguments.first + arguments.inputs):
+        if time.monotonic() - began > arguments.seconds:
+            break
+        case = Input(number)
+        # Where a sanitizer ends the process, this line says with what.
+        sys.stderr.write(f"\r{number} {case}\x1b[K" if sys.stderr.isatty() else f"{number} {case}\n")
+        try:
+            ways[check(case)] += 1
+        except AssertionError as error:
+            wrong.append(number)
+            print(f"{number} {case}\n{error}", flush=True)
+    print(json.dumps({"inputs": sum(ways.values()) + len(wrong), "ways": dict(ways), "wrong": wrong}))
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
