@@ -1,7 +1,9 @@
-"""Check that every place that states a version states the same one.
+"""Check that all places that state the same thing state it in the same way.
 
 Both packages have one version, ``ste-py[native]`` pins ste-core to it, and the changelog has a section for it. A tag of
-a release, given with ``--tag``, is `v` and that version.
+a release, given with ``--tag``, is `v` and that version. The packages name one address of the repository, and a release
+from another, given with ``--repository``, is none of theirs. What is published, tools/builds.py, is what `make wheels`
+builds, and is for the versions of Python that the packages say they are for.
 """
 
 import argparse
@@ -9,35 +11,53 @@ import re
 import sys
 from pathlib import Path
 
+from builds import PYTHONS, TORCHES
+
 ROOT = Path(__file__).parent.parent
+CORE, PY = "packages/ste-core", "packages/ste-py"
 PROJECT = r'^version = "(.*)"'
 SOURCE = r'^__version__ = "(.*)"'
+PYTHON = r'^  "Programming Language :: Python :: (3\.\d+)"'
+ADDRESS = r"(https://github\.com/[\w.-]+/[\w.-]+)"
 
 
 def stated(path: str, pattern: str) -> str:
-    match = re.search(pattern, (ROOT / path).read_text(), re.MULTILINE)
-    return match[1] if match else "nothing"
+    """What a file states; each of several things that differ."""
+    found = re.findall(pattern, (ROOT / path).read_text(), re.MULTILINE)
+    return " ".join(dict.fromkeys(found)) or "nothing"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tag")
-    tag: str | None = parser.parse_args().tag
+    parser.add_argument("--repository")
+    given = parser.parse_args()
+    tag: str | None = given.tag
+    repository: str | None = given.repository
     versions = {
-        "ste-py": stated("packages/ste-py/pyproject.toml", PROJECT),
-        "ste-core": stated("packages/ste-core/pyproject.toml", PROJECT),
-        "ste.__version__": stated("packages/ste-py/src/ste/_backend.py", SOURCE),
-        "ste_core.__version__": stated("packages/ste-core/src/ste_core/__init__.py", SOURCE),
-        "ste-py[native]": stated("packages/ste-py/pyproject.toml", r'^native = \["ste-core==(.*)"\]'),
-        "CHANGELOG.md": stated("CHANGELOG.md", r"^## (\d\S*)"),
+        "ste-py": stated(f"{PY}/pyproject.toml", PROJECT),
+        "ste-core": stated(f"{CORE}/pyproject.toml", PROJECT),
+        "ste.__version__": stated(f"{PY}/src/ste/_backend.py", SOURCE),
+        "ste_core.__version__": stated(f"{CORE}/src/ste_core/__init__.py", SOURCE),
+        "ste-py[native]": stated(f"{PY}/pyproject.toml", r'^native = \["ste-core==(.*)"\]'),
+        "CHANGELOG.md": stated("CHANGELOG.md", r"\A(?:.*\n)*?## (\d\S*)"),
+        "CITATION.cff": stated("CITATION.cff", r"^version: (.*)"),
     }
     if tag is not None:
         versions["the tag"] = tag.removeprefix("v") if tag.startswith("v") else tag
-    if len(set(versions.values())) == 1:
-        return 0
-    for place, version in versions.items():
-        print(f"{place} says {version}")
-    return 1
+    places = [f"{folder}/{file}" for folder in (PY, CORE) for file in ("pyproject.toml", "README.md")]
+    addresses = {place: stated(place, ADDRESS) for place in [*places, "CITATION.cff"]}
+    addresses["SECURITY.md"] = "https://github.com/" + stated("SECURITY.md", r"--repo (\S+)")
+    if repository is not None:
+        addresses["the repository"] = repository
+    torches = {"tools/builds.py": " ".join(TORCHES), "the Makefile": stated("Makefile", r"^BUILDS \?= (.*)")}
+    pythons = {place: stated(f"{place}/pyproject.toml", PYTHON) for place in (PY, CORE)}
+    pythons["tools/builds.py"] = " ".join(PYTHONS)
+    differing = [said for said in (versions, addresses, torches, pythons) if len(set(said.values())) != 1]
+    for said in differing:
+        for place, statement in said.items():
+            print(f"{place} says {statement}")
+    return 1 if differing else 0
 
 
 if __name__ == "__main__":
