@@ -36,7 +36,7 @@ else
 $(error CORE must be matching, none or other, got $(CORE))
 endif
 
-.PHONY: help demo test test-slow matrix jobs mutants sweep bench peers cuda wheels docs docs-check lint format clean core
+.PHONY: help demo test test-slow matrix jobs mutants sweep bench peers cuda wheels docs docs-check lint lock format clean core
 
 help:
 	@echo "make demo    train quantized networks on real data, with tables and a plot of the results"
@@ -56,6 +56,7 @@ help:
 	@echo "make wheels  build what is published, and test it as installed, outside of the repository"
 	@echo "make docs    make the site, build/site (CORE=none: without ste-core); make docs-check looks at it in a browser"
 	@echo "make lint    check types, style and versions"
+	@echo "make lock    the newest versions of what builds and checks the packages, with their hashes, into requirements/"
 	@echo "make format  format the sources"
 	@echo "make clean   remove everything that make has made"
 
@@ -135,13 +136,13 @@ $(cuda_wheel): $(core_sources) | .venv/torch-$(cuda_torch)/packages.stamp
 	touch $@
 
 # What is published: one wheel of ste-core with a build for each of BUILDS, tested with each, and with each of OTHERS, which
-# it has no build for.
+# it has no build for. A release runs the same two commands.
 BUILDS ?= 2.13.0 2.14.1
 OTHERS ?=
 
-wheels: $(env)/packages.stamp $(env)/wheels.stamp $(BUILDS:%=build/wheels/torch-%/stamp)
-	PATH=$(CURDIR)/$(env)/bin:$$PATH $(python) tools/wheels.py --into build/dist --wheels build/wheels --build $(BUILDS) \
-	  --test $(OTHERS) --pytest $(PYTEST_ARGS)
+wheels: .venv/release/stamp $(BUILDS:%=build/wheels/torch-%/stamp)
+	.venv/release/bin/python tools/wheels.py assemble $(BUILDS:%=build/wheels/torch-%) --into build/dist --here $(BUILDS)
+	.venv/release/bin/python tools/wheels.py test build/dist --torch $(BUILDS) --others $(OTHERS) --pytest $(PYTEST_ARGS)
 
 # The site, in which every guide has run. It takes Doxygen, and to look at it Chromium, which are no packages of Python's.
 docs: core $(env)/docs.stamp
@@ -160,7 +161,15 @@ lint: $(env)/packages.stamp $(env)/lint.stamp
 	$(env)/bin/mypy
 	$(env)/bin/clang-format --dry-run --Werror $(cpp_sources)
 	$(python) tools/check_versions.py
+	$(python) tools/check_lock.py
 	$(env)/bin/zizmor --offline --quiet .github/workflows
+
+# One file for all systems and Pythons, the oldest of which is 3.10; it names no index.
+lock: $(env)/lint.stamp
+	for group in build release; do \
+	  $(env)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes \
+	    --custom-compile-command "make lock" --group $$group -o requirements/$$group.txt; \
+	done
 
 format: $(env)/packages.stamp $(env)/lint.stamp
 	$(env)/bin/ruff check --fix $(python_sources)
@@ -178,14 +187,22 @@ clean:
 	.venv/torch-$*/bin/pip install -q torch==$*
 	touch $@
 
-.venv/torch-%/packages.stamp: .venv/torch-%/torch.stamp pyproject.toml packages/ste-py/pyproject.toml
-	.venv/torch-$*/bin/pip install -q --group build --group test
+# The build tools are installed last, so that no other package changes their versions: a release compiles with these.
+.venv/torch-%/packages.stamp: .venv/torch-%/torch.stamp pyproject.toml requirements/build.txt packages/ste-py/pyproject.toml
+	.venv/torch-$*/bin/pip install -q --group test
+	.venv/torch-$*/bin/pip install -q --require-hashes -r requirements/build.txt
 	.venv/torch-$*/bin/pip install -q --no-build-isolation -e packages/ste-py
 	touch $@
 
 # With the torch that is there: of what some of these packages need, the newest is for another torch, and brings it.
-$(addprefix $(env)/,demo.stamp lint.stamp bench.stamp peers.stamp wheels.stamp docs.stamp): $(env)/%.stamp: $(env)/torch.stamp pyproject.toml
+$(addprefix $(env)/,demo.stamp lint.stamp bench.stamp peers.stamp docs.stamp): $(env)/%.stamp: $(env)/torch.stamp pyproject.toml
 	$(env)/bin/pip install -q torch==$(TORCH) --group $*
+	touch $@
+
+# The tools that make what is published need no torch.
+.venv/release/stamp: requirements/release.txt
+	$(PYTHON) -m venv --clear .venv/release
+	.venv/release/bin/pip install -q --require-hashes -r requirements/release.txt
 	touch $@
 
 # ste-core: a wheel for each torch, compiled against the one that is installed, and the one that CORE asks for installed.

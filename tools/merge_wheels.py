@@ -1,21 +1,20 @@
 """Merge wheels of ste-core, each with the build for one torch, into one wheel with all of the builds.
 
-    python tools/merge_wheels.py --into dist a.whl b.whl ...
-
-The wheels must be of one version, one Python and one platform. What they have in common must be the same to the byte.
-The merged wheel depends on the versions of torch that it carries a build for, and on no other.
+The wheels must be of one version, one Python and one platform, as their metadata say. What they have in common must be
+the same to the byte. The merged wheel depends on the versions of torch that it carries a build for, and on no other. Of
+the systems that the wheels need, glibc 2.28 and 2.34 say, it needs the newest.
 """
 
-import argparse
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from wheel_files import describe, pack, strictest, tag_of, unpack
+
 BUILD = re.compile(r"ste_core/torch-(\d+)\.(\d+)/")
 REQUIREMENT = re.compile(r"^Requires-Dist: torch\b.*$", re.MULTILINE)
+TAGS = re.compile(r"(^Tag: .*\n)+", re.MULTILINE)
 
 Minor = tuple[int, int]
 
@@ -43,18 +42,29 @@ def contents(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
+def with_line(name: str, content: bytes, requires: str, tag: str) -> bytes:
+    """A file of the wheel, with these in the two lines of its metadata that follow from what the wheel carries."""
+    if name.endswith(".dist-info/METADATA"):
+        return REQUIREMENT.sub(f"Requires-Dist: {requires}", content.decode()).encode()
+    if name.endswith(".dist-info/WHEEL"):
+        return TAGS.sub(f"Tag: {tag}\n", content.decode(), count=1).encode()
+    return content
+
+
 def merge(wheels: Sequence[Path], into: Path) -> Path:
     """The merged wheel."""
-    if len({wheel.name for wheel in wheels}) != 1:
-        names = ", ".join(sorted({wheel.name for wheel in wheels}))
-        raise ValueError(f"wheels of one version, Python and platform are merged, not {names}")
+    described = [describe(wheel) for wheel in wheels]
+    identities = sorted({wheel.identity for wheel in described})
+    if len(identities) != 1:
+        several = ", ".join("-".join(identity) for identity in identities)
+        raise ValueError(f"wheels of one version, Python and platform are merged, not {several}")
+    ((_, _, python, abi, platform),) = identities
+    tag = "-".join([python, abi, tag_of(platform, strictest(wheel.system for wheel in described))])
     merged: dict[str, bytes] = {}
     minors: set[Minor] = set()
     with tempfile.TemporaryDirectory() as scratch:
         for number, wheel in enumerate(wheels):
-            folder = Path(scratch, str(number))
-            subprocess.run([sys.executable, "-m", "wheel", "unpack", "-d", folder, wheel], check=True)
-            (root,) = folder.iterdir()
+            root = unpack(wheel, Path(scratch, str(number)))
             found = contents(root)
             carried = {(int(match[1]), int(match[2])) for match in map(BUILD.match, found) if match}
             if carried & minors:
@@ -62,29 +72,12 @@ def merge(wheels: Sequence[Path], into: Path) -> Path:
                 raise ValueError(f"two of the wheels have a build for torch {both}")
             minors |= carried
             for name, content in found.items():
-                if name.endswith(".dist-info/METADATA"):
-                    content = REQUIREMENT.sub("Requires-Dist: torch", content.decode()).encode()
+                content = with_line(name, content, "torch", tag)
                 if merged.setdefault(name, content) != content:
                     raise ValueError(f"{name} is not the same in all of the wheels")
         together = Path(scratch, "merged", root.name)
         for name, content in merged.items():
-            if name.endswith(".dist-info/METADATA"):
-                content = REQUIREMENT.sub(f"Requires-Dist: {requirement(minors)}", content.decode()).encode()
             path = together / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        into.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, "-m", "wheel", "pack", "-d", into, together], check=True)
-    return into / wheels[0].name
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("wheels", type=Path, nargs="+")
-    parser.add_argument("--into", type=Path, required=True, help="the folder for the merged wheel")
-    arguments = parser.parse_args()
-    print(merge(arguments.wheels, arguments.into))
-
-
-if __name__ == "__main__":
-    main()
+            path.write_bytes(with_line(name, content, requirement(minors), tag))
+        return pack(together, into)

@@ -1,30 +1,38 @@
 """Build what is published, check it, and test it as installed, outside of the repository.
 
-    python tools/wheels.py --into build/dist --wheels build/wheels --build 2.13.0 2.14.1 --test 2.6.0
+    python tools/wheels.py assemble build/wheels/torch-2.1* --into build/dist --here 2.13.0 2.14.1
+    python tools/wheels.py test build/dist --torch 2.13.0 2.14.1 --others 2.6.0
 
-The wheels of ste-core, one for each torch that it was compiled for, are merged into one. It is tested in a new
-environment for each of these torches, and for those to test with, in a folder that has the tests and no sources. The
-sdists are compiled, and installed so that a change in C++ is compiled by the next import.
+`assemble` merges the wheels of ste-core that it finds in the folders, each compiled for one torch, into one for each
+Python and platform, and makes the sdists and the wheel of ste-py. With `--here` it expects the builds of this machine
+for these versions of torch, without it all that are published. It needs the packages of requirements/release.txt.
+
+`test` installs what `assemble` has made in a new environment for each version of torch, in a folder that has the tests
+and no sources. It needs no package. `--others` are versions of torch that ste-core has no build for. On Linux the
+sdists are compiled too, and installed so that a change in C++ is compiled by the next import.
 """
 
 import argparse
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import builds
 from merge_wheels import merge
+from repair_wheel import check_sums, repair
+from wheel_files import describe
 
 ROOT = Path(__file__).parent.parent
 CORE, PY = ROOT / "packages" / "ste-core", ROOT / "packages" / "ste-py"
-# What is torch's own, and comes with it.
-OF_TORCH = ["libtorch*.so", "libc10*.so"]
 WHAT_A_TEST_CHANGES = ("Integer::above", "Integer::below")
 
 
@@ -39,17 +47,20 @@ class Environment:
     def __init__(self, folder: Path, torch: str) -> None:
         self.folder = folder
         run(sys.executable, "-m", "venv", folder / "env")
-        self.python = folder / "env" / "bin" / "python"
+        self.python = folder / "env" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
         self.pip("install", "pip>=25.1")
         self.pip("install", f"torch=={torch}")
-        self.pip("install", "--group", f"{ROOT}/pyproject.toml:build", "--group", f"{ROOT}/pyproject.toml:test")
+        self.pip("install", "--group", f"{ROOT}/pyproject.toml:test")
+        self.pip("install", "--require-hashes", "-r", ROOT / "requirements" / "build.txt")
 
     def pip(self, command: str, *arguments: str | Path) -> None:
         run(self.python, "-m", "pip", command, "-q", "--disable-pip-version-check", *arguments)
 
-    def test(self, wheels: Sequence[Path], expect: str, arguments: Sequence[str]) -> None:
-        # A torch that ste-core has no build for is against what it depends on: that is what is tried.
-        self.pip("install", *(wheels if expect == "native" else ["--no-deps", *wheels, "packaging", "wrapt"]))
+    def test(self, distributions: Path, expect: str, arguments: Sequence[str]) -> None:
+        # The very files, and no others of these names. A torch that ste-core has no build for is against what it
+        # depends on, and that is what is tried: so its dependencies are left out, and ste-py's are named.
+        self.pip("install", "--no-index", "--no-deps", "--find-links", distributions, "ste-core", "ste-py")
+        self.pip("install", *(["ste-py[native]"] if expect == "native" else ["packaging", "wrapt"]))
         shutil.copy(ROOT / "pyproject.toml", self.folder)
         shutil.copytree(ROOT / "tests", self.folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
         pytest = ["pytest", "-q", "-n", "auto", "--dist", "worksteal", "-m", "not slow and not repository", *arguments]
@@ -57,18 +68,20 @@ class Environment:
         run(self.python, "-m", *pytest, cwd=self.folder, env=environment)
         self.pip("uninstall", "--yes", "ste-core", "ste-py")
 
-    def test_editable(self, core: Path, py: Path) -> None:
+    def test_editable(self, distributions: Path) -> None:
         """The sdists compile, and a change in C++ is compiled by the next import."""
-        for sdist in (core, py):
+        sources = {}
+        for name in ("ste_py", "ste_core"):
+            (sdist,) = distributions.glob(f"{name}-*.tar.gz")
             shutil.unpack_archive(sdist, self.folder)
-        sources = {sdist: self.folder / sdist.name.removesuffix(".tar.gz") for sdist in (core, py)}
+            sources[name] = self.folder / sdist.name.removesuffix(".tar.gz")
         rebuild = ["-Ceditable.rebuild=true", f"-Cbuild-dir={self.folder}/build"]
         editable = ["install", "--no-build-isolation", "--no-deps", "-e"]
-        self.pip(*editable, sources[py])
-        self.pip(*editable, sources[core], *rebuild)
+        self.pip(*editable, sources["ste_py"])
+        self.pip(*editable, sources["ste_core"], *rebuild)
         code = "import ste, torch; print(ste.backend().name, ste.ceil_ste(torch.tensor(0.5)).item())"
         self.expect(code, "native 1.0")
-        source = sources[core] / "csrc" / "rounding" / "ops.cpp"
+        source = sources["ste_core"] / "csrc" / "rounding" / "ops.cpp"
         source.write_text(source.read_text().replace(*WHAT_A_TEST_CHANGES))
         self.expect(code, "native 0.0")
         self.pip("uninstall", "--yes", "ste-core", "ste-py")
@@ -95,61 +108,87 @@ def sdist(package: Path, into: Path) -> Path:
         return Path(shutil.copy(built[0], into))
 
 
-def compiled_for(torch: str, wheels: Path) -> Path:
-    (wheel,) = (wheels / f"torch-{torch}").glob("ste_core-*.whl")
-    return wheel
-
-
-def for_many_systems(wheel: Path, into: Path) -> Path:
-    """With the tag of the oldest system that it runs on, and with torch's libraries left to torch."""
-    with tempfile.TemporaryDirectory() as scratch:
-        excluded = [argument for name in OF_TORCH for argument in ("--exclude", name)]
-        run(sys.executable, "-m", "auditwheel", "repair", *excluded, "-w", scratch, wheel)
-        (repaired,) = Path(scratch).iterdir()
-        return Path(shutil.copy(repaired, into))
+def merge_all(wheels: Iterable[Path], wanted: Iterable[builds.Build], into: Path) -> None:
+    """One wheel for each Python and platform. No build that is wanted may be missing."""
+    described = {wheel: describe(wheel) for wheel in wheels}
+    builds.check(
+        (
+            builds.Build(torch, wheel.identity.python, wheel.identity.platform)
+            for wheel in described.values()
+            for torch in wheel.torches
+        ),
+        wanted,
+    )
+    identities = {wheel: described[wheel].identity for wheel in described}
+    for identity, group in groupby(sorted(identities, key=identities.__getitem__), identities.__getitem__):
+        with tempfile.TemporaryDirectory() as scratch:
+            merged = merge(list(group), Path(scratch))
+            finished = repair(merged, into) if identity.platform.startswith("linux") else shutil.copy(merged, into)
+            print(f"merged {Path(finished).name}", flush=True)
 
 
 def check(distributions: Sequence[Path], folders: Iterable[Path]) -> None:
-    """What others check, and that no file of a wheel names one of these folders."""
+    """What others check, that the sums are those of the libraries, and that no file names one of these folders."""
     wheels = [path for path in distributions if path.suffix == ".whl"]
     run(sys.executable, "-m", "twine", "check", "--strict", *distributions)
-    run("check-wheel-contents", *wheels)
+    run(sys.executable, "-m", "check_wheel_contents", *wheels)
     named = re.compile(b"|".join(re.escape(os.fsencode(folder)) + b"/" for folder in folders))
     for wheel in wheels:
         with tempfile.TemporaryDirectory() as scratch:
             shutil.unpack_archive(wheel, scratch, "zip")
+            check_sums(Path(scratch))
             for file in filter(Path.is_file, Path(scratch).rglob("*")):
                 if found := named.search(file.read_bytes()):
                     raise RuntimeError(f"{file.name} in {wheel.name} has a path of this machine: {found[0]!r}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--into", type=Path, required=True, help="the folder for what is published")
-    parser.add_argument(
-        "--wheels", type=Path, required=True, help="a folder with a folder for each torch, torch-2.13.0"
-    )
-    parser.add_argument("--build", nargs="+", required=True, help="versions of torch to publish a build for")
-    parser.add_argument("--test", nargs="*", default=[], help="further ones to test with")
-    parser.add_argument("--pytest", nargs=argparse.REMAINDER, default=[], help="arguments for pytest, the last of all")
-    arguments = parser.parse_args()
-    into: Path = arguments.into
+def assemble(folders: Iterable[Path], wanted: Iterable[builds.Build], into: Path) -> None:
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
+    merge_all([wheel for folder in folders for wheel in sorted(folder.glob("*.whl"))], wanted, into)
+    for package in (CORE, PY):
+        sdist(package, into)
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", into, PY)
+    check(sorted(into.iterdir()), [ROOT, Path.home()])
+
+
+def test(distributions: Path, torches: Sequence[str], others: Iterable[str], pytest: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="ste-wheels-") as scratch:
-        core, py = sdist(CORE, into), sdist(PY, into)
-        run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", into, PY)
-        environments = {torch: Environment(Path(scratch, torch), torch) for torch in arguments.build}
-        merged = merge([compiled_for(torch, arguments.wheels) for torch in environments], Path(scratch, "merged"))
-        wheels = [for_many_systems(merged, into), *into.glob("ste_py-*.whl")]
-        check([core, py, *wheels], [ROOT, Path.home(), Path(scratch)])
-        for torch, environment in environments.items():
+        for torch in torches:
             print(f"torch {torch}, for which it is built", flush=True)
-            environment.test(wheels, "native", arguments.pytest)
-        environments[arguments.build[-1]].test_editable(core, py)
-        for torch in arguments.test:
+            environment = Environment(Path(scratch, torch), torch)
+            environment.test(distributions, "native", pytest)
+        if sys.platform == "linux":
+            environment.test_editable(distributions)
+        for torch in others:
             print(f"torch {torch}, for which it is not built", flush=True)
-            Environment(Path(scratch, torch), torch).test(wheels, "mismatched", arguments.pytest)
+            Environment(Path(scratch, torch), torch).test(distributions, "mismatched", pytest)
+
+
+def of_this_machine(torches: Iterable[str]) -> list[builds.Build]:
+    """The builds that it can make."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    system = {"linux": "linux", "darwin": "macosx", "win32": "win"}[sys.platform]
+    return builds.expected(torches, [python], [f"{system}_{platform.machine().lower()}"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    assembling = commands.add_parser("assemble", help="make what is published")
+    assembling.add_argument("folders", type=Path, nargs="+", help="with the wheels of ste-core, for one torch each")
+    assembling.add_argument("--into", type=Path, required=True, help="the folder for what is published")
+    assembling.add_argument("--here", nargs="+", metavar="TORCH", help="for this machine alone, and these torches")
+    testing = commands.add_parser("test", help="test it as installed")
+    testing.add_argument("distributions", type=Path, help="the folder with what is published")
+    testing.add_argument("--torch", nargs="+", required=True, help="versions that ste-core has a build for")
+    testing.add_argument("--others", nargs="*", default=[], metavar="TORCH", help="versions that it has none for")
+    testing.add_argument("--pytest", nargs=argparse.REMAINDER, default=[], help="arguments for pytest, the last of all")
+    given = parser.parse_args()
+    if given.command == "assemble":
+        assemble(given.folders, of_this_machine(given.here) if given.here else builds.expected(), given.into)
+    else:
+        test(given.distributions.absolute(), given.torch, given.others, given.pytest)
 
 
 if __name__ == "__main__":
