@@ -55,7 +55,7 @@ help:
 	@echo "make cuda    compile the CUDA kernels, and check what can be checked of them without a GPU (TORCH=2.14.1)"
 	@echo "make wheels  build what is published, and test it as installed, outside of the repository"
 	@echo "make docs    make the site, build/site (CORE=none: without ste-core); make docs-check looks at it in a browser"
-	@echo "make lint    check types, style and versions"
+	@echo "make lint    check types, style, versions, and the form of the files that GitHub and others read"
 	@echo "make lock    the newest versions of what builds and checks the packages, with their hashes, into requirements/"
 	@echo "make format  format the sources"
 	@echo "make clean   remove everything that make has made"
@@ -155,6 +155,8 @@ docs-check: docs
 python_sources := packages/ste-py/src packages/ste-core/src tests tools examples docs
 cpp_sources := $(shell find packages/ste-core/csrc packages/ste-core/include tests/cpp tests/downstream -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
+check_schema = $(env)/bin/check-jsonschema --quiet --builtin-schema vendor
+
 lint: $(env)/packages.stamp $(env)/lint.stamp
 	$(env)/bin/ruff check $(python_sources)
 	$(env)/bin/ruff format --check $(python_sources)
@@ -162,7 +164,12 @@ lint: $(env)/packages.stamp $(env)/lint.stamp
 	$(env)/bin/clang-format --dry-run --Werror $(cpp_sources)
 	$(python) tools/check_versions.py
 	$(python) tools/check_lock.py
-	$(env)/bin/zizmor --offline --quiet .github/workflows
+	$(env)/bin/zizmor --offline --quiet .github
+	$(check_schema).github-workflows .github/workflows/*.yml
+	$(check_schema).github-issue-forms .github/ISSUE_TEMPLATE/*.yml
+	$(check_schema).dependabot .github/dependabot.yml
+	$(check_schema).readthedocs .readthedocs.yaml
+	$(check_schema).citation-file-format CITATION.cff
 
 # One file for all systems and Pythons, the oldest of which is 3.10; it names no index.
 lock: $(env)/lint.stamp
