@@ -36,7 +36,7 @@ else
 $(error CORE must be matching, none or other, got $(CORE))
 endif
 
-.PHONY: help demo test test-slow matrix jobs mutants sweep bench peers cuda wheels docs docs-check lint lock format clean core
+.PHONY: help demo test test-slow matrix jobs mutants sweep soak bench peers cuda wheels docs docs-check lint lock format clean core
 
 help:
 	@echo "make demo    train quantized networks on real data, with tables and a plot of the results"
@@ -47,6 +47,8 @@ help:
 	@echo "make jobs    prove each quantizer of ste.nn in each stage of its life, and write the table, docs/jobs.md (TORCH=2.14.1)"
 	@echo "make mutants register the native ops in each of the wrong ways, and show which transforms find out"
 	@echo "make sweep   try all numbers of float32 in every format, and 100,000 tensors in blocks (TORCH=2.14.1, CORE=none)"
+	@echo "make soak    call every op a million times in each way, to see that memory is flat, and fork among threads, for an hour;"
+	@echo "                                    it writes docs/soak.md (QUICK=1: a thousand times, into build/soak.md; TORCH=2.14.1)"
 	@echo "make bench   measure the ops beside torch.round and what people use in their place, and write docs/bench.md"
 	@echo "                                    (PEERS=1: Brevitas and torchao too; QUICK=1: less, into build/bench.md;"
 	@echo "                                     ONLY=formats: that part again)"
@@ -104,6 +106,10 @@ mutants: core
 # What is exhaustive, and too slow for the other tests.
 sweep: core
 	STE_TEST_EXPECT=$(expect) $(pytest) tests/sweep $(PYTEST_ARGS)
+
+# A native backend that does not load is an error, and not the other's results.
+soak: core $(env)/soak.stamp
+	STE_BACKEND=$(if $(filter native,$(expect)),native,python) $(python) tools/soak.py $(if $(QUICK),build/soak --calls 1000,docs/soak)
 
 bench_results := $(if $(QUICK),build,docs)/bench/results.json
 
@@ -202,7 +208,7 @@ clean:
 	touch $@
 
 # With the torch that is there: of what some of these packages need, the newest is for another torch, and brings it.
-$(addprefix $(env)/,demo.stamp lint.stamp bench.stamp peers.stamp docs.stamp): $(env)/%.stamp: $(env)/torch.stamp pyproject.toml
+$(addprefix $(env)/,demo.stamp lint.stamp soak.stamp bench.stamp peers.stamp docs.stamp): $(env)/%.stamp: $(env)/torch.stamp pyproject.toml
 	$(env)/bin/pip install -q torch==$(TORCH) --group $*
 	touch $@
 

@@ -1,0 +1,175 @@
+"""Call every op a million times in each way, and see whether memory grows; then eight threads, and forks among them.
+
+    python tools/soak.py docs/soak [--calls N]
+
+The calls are spread over as many processes as there are cores, each on one of torch's threads. Every million calls come
+with a thousand rounds of the threads (tests/soak_threads.py). Writes the results to a file in the folder, and the page
+of all that the folder has beside it; ends with 1 if something failed.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+# The tests are no package: they are found by the path that stands above.
+from memory_growth import excess, growth
+from op_table import OPS
+from soak_calls import PATHS, STEPS, X, soak
+from soak_report import failures, page
+from soak_threads import BOUNDS_OF_THREADS, Soak
+
+import ste
+
+CALLS = 1_000_000
+CALLS_FOR_A_ROUND = 1000
+LEAST_ROUNDS = 3
+
+Task = dict[str, Any]
+
+
+def say(**what: Any) -> None:
+    print(json.dumps(what), flush=True)
+
+
+def soak_calls(task: Task) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    call = PATHS[task["path"]](OPS[task["op"]], X)
+    grown = soak(call, task["calls"], lambda made: say(made=made))
+    return {"growth": grown, "failed": excess(grown)}
+
+
+def soak_threads(task: Task) -> dict[str, Any]:
+    rounds = Soak()
+
+    def step() -> None:
+        rounds.round()
+        say(made=1)
+
+    grown = growth(step, task["calls"])
+    failed = [*rounds.differences[:20], *filter(None, [excess(grown, BOUNDS_OF_THREADS)])]
+    return {"growth": grown, "failed": "; ".join(failed), "compared": rounds.compared, "forks": rounds.forks}
+
+
+def work() -> None:
+    """What a process of its own does: a task for each line that it reads."""
+    for line in sys.stdin:
+        task = json.loads(line)
+        begin = time.perf_counter()
+        try:
+            result = soak_calls(task) if "op" in task else soak_threads(task)
+        except Exception as error:  # the task's finding: those that follow have their own
+            result = {"growth": {}, "failed": f"{type(error).__name__}: {error}"}
+        say(result=result, seconds=time.perf_counter() - begin)
+
+
+class Worker:
+    """A process that does one task after another."""
+
+    def __init__(self) -> None:
+        # Otherwise threads of torch that have no work spin, on cores that others need.
+        environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+        command = [sys.executable, __file__, "--worker"]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def do(self, task: Task, progress: Callable[[int], object]) -> dict[str, Any] | None:
+        """What came of it; None if the process ended."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(task) + "\n")
+        self.process.stdin.flush()
+        for line in self.process.stdout:
+            told = json.loads(line)
+            if "made" not in told:
+                return {**told["result"], "seconds": round(told["seconds"], 1)}
+            progress(told["made"])
+        return None
+
+    def end(self) -> int:
+        self.process.communicate()
+        return self.process.returncode
+
+
+def done(tasks: list[Task], workers: int, unit: str) -> list[dict[str, Any]]:
+    """The tasks with their results."""
+    from tqdm import tqdm
+
+    waiting = list(enumerate(tasks))[::-1]  # the last take longest
+    turns = iter(waiting)
+    found: dict[int, dict[str, Any]] = {}
+
+    def work_off() -> None:
+        worker = Worker()
+        for index, task in turns:
+            result = worker.do(task, bar.update)
+            if result is None:
+                result = {"growth": {}, "failed": f"the process ended with {worker.end()}", "seconds": 0.0}
+                worker = Worker()
+            found[index] = result
+        worker.end()
+
+    # Where the output is not a terminal, every update of a bar is a line in a log.
+    interval = 0.1 if sys.stderr.isatty() else 60
+    total = sum(task["calls"] for task in tasks)
+    progress = tqdm(total=total, unit=unit, unit_scale=True, mininterval=interval)
+    with progress as bar, ThreadPoolExecutor(workers) as pool:
+        try:
+            for each in [pool.submit(work_off) for _ in range(workers)]:
+                each.result()
+        finally:
+            waiting.clear()  # so that the others end too if this is interrupted
+    return [{**task, **found[index]} for index, task in enumerate(tasks)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", help="where the results go")
+    parser.add_argument("--calls", type=int, default=CALLS, help=f"of each op in each way, {CALLS:,} if none is given")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        return work()
+    if arguments.calls < STEPS or arguments.calls % STEPS:
+        parser.error(f"--calls must be a multiple of {STEPS}, got {arguments.calls}")
+
+    begin = time.perf_counter()
+    calls = [{"op": op, "path": path, "calls": arguments.calls} for path in PATHS for op in range(len(OPS))]
+    cores = os.cpu_count() or 1
+    rows = [{**row, "op": str(OPS[row["op"]])} for row in done(calls, cores, " calls")]
+    rounds = max(LEAST_ROUNDS, arguments.calls // CALLS_FOR_A_ROUND)
+    (threads,) = done([{"calls": rounds}], 1, " rounds")
+    version, backend = torch.__version__.split("+")[0], ste.backend().name
+    results = {
+        "torch": version,
+        "backend": backend,
+        "python": platform.python_version(),
+        "libc": " ".join(platform.libc_ver()),
+        "cores": cores,
+        "calls": arguments.calls,
+        "seconds": round(time.perf_counter() - begin),
+        "rows": rows,
+        "threads": threads,
+    }
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    (arguments.folder / f"torch-{version}-{backend}.json").write_text(json.dumps(results, indent=1) + "\n")
+    runs = [json.loads(file.read_text()) for file in sorted(arguments.folder.glob("*.json"))]
+    arguments.folder.with_suffix(".md").write_text(page(runs))
+    failed = failures(results)
+    print("\n".join([*failed, f"{len(failed)} of {len(rows) + 1} failed, in {results['seconds']} s"]))
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The page of what tools/soak.py has found."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from memory_growth import BOUNDS  # one of the tests, which tools/soak.py finds
+from soak_calls import STEPS
+from soak_threads import BOUNDS_OF_THREADS, INTRA_OP, THREADS
+
+INTRODUCTION = f"""\
+# The soak: a million calls of each op
+
+Made by `make soak`. Each op, with the arguments that are shown, is called again and again on four numbers of float32:
+forward; forward and backward, to all that it has gradients to; with arguments that it refuses, two in each call; under
+`torch.func.vmap`; and under `torch.func.grad`. {STEPS} times on the way, the process measures what it holds:
+
+| | may grow by | |
+|---|---|---|
+| heap | {BOUNDS["heap"]:,} bytes | what malloc has given: to torch's tensors, storages and nodes, and to ste-core |
+| blocks | {BOUNDS["blocks"]:,} | what Python's allocator has given: its small objects |
+| tensors | {BOUNDS["tensors"]} | of Python |
+| resident | {BOUNDS["resident"]:,} bytes | pages in memory, for what neither allocator counts |
+| files, threads | {BOUNDS["files"]} | |
+
+The bounds are on the growth from the end of the first tenth of the calls to the last, however many calls there are. Of
+a million, one object of Python or 16 bytes of malloc in each thousand exceed them, and so does a single tensor. The
+last call must return the same bits as the first.
+
+Then {THREADS} threads call all of the ops, forward and backward, on tensors that they share: small ones, and large ones
+of which each loop is shared out among {INTRA_OP} of torch's threads. In the middle of each round, at another place each
+time, one of them forks. The child calls all of the ops again, on one thread and on a new team, while the others go on.
+All results must have the bits of those that one thread computed alone. The bounds are the same, but for the resident
+memory: the allocator keeps that of large tensors for each thread, and it may grow by
+{BOUNDS_OF_THREADS["resident"] >> 20} MiB.
+
+The machine-readable results are beside this page, in `soak/`.
+"""
+
+SHOWN = ("heap", "blocks", "resident")
+
+Row = dict[str, Any]
+
+
+def failures(run: dict[str, Any]) -> list[str]:
+    named = [(f"{row['op']}, {row['path']}", row) for row in run["rows"]] + [("threads and forks", run["threads"])]
+    return [f"{name}: {row['failed']}" for name, row in named if row["failed"]]
+
+
+def grown(row: Row) -> str:
+    """By how much: what varies, and the rest where it does."""
+    rest = [f"{name} {by:+,}" for name, by in row["growth"].items() if name not in SHOWN and by]
+    return " / ".join([*(f"{row['growth'][name]:,}" for name in SHOWN if name in row["growth"]), *rest])
+
+
+def table(rows: Sequence[Row]) -> Iterator[str]:
+    """A line for each op, a column for each way of calling it."""
+    cells: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        cells.setdefault(row["op"], {})[row["path"]] = row
+    paths = list(dict.fromkeys(row["path"] for row in rows))
+    yield f"| | {' | '.join(paths)} | seconds |"
+    yield "|---" * (len(paths) + 2) + "|"
+    for op, of_op in cells.items():
+        shown = [f"{'**failed** ' if of_op[path]['failed'] else ''}{grown(of_op[path])}" for path in paths]
+        yield f"| `{op}` | {' | '.join(shown)} | {sum(row['seconds'] for row in of_op.values()):,.0f} |"
+
+
+def section(run: dict[str, Any]) -> Iterator[str]:
+    threads, failed = run["threads"], failures(run)
+    backend = run["backend"].replace("python", "Python")
+    yield f"## The {backend} backend with torch {run['torch']}"
+    yield ""
+    yield f"Python {run['python']}, {run['libc']}, {run['cores']} cores, {run['seconds']:,} seconds."
+    yield f"{len(failed)} failed:" if failed else "Nothing failed."
+    yield ""
+    yield from (f"- {failure}" for failure in failed)
+    yield ""
+    total = sum(row["calls"] for row in run["rows"])
+    yield f"{run['calls']:,} calls in each cell, {total:,} in all. A cell is the growth of {', '.join(SHOWN)}, in"
+    yield "bytes and blocks; the seconds are those of one core."
+    yield ""
+    yield from table(run["rows"])
+    yield ""
+    compared, forks = threads.get("compared", 0), threads.get("forks", 0)
+    yield f"Threads and forks: {threads['calls']:,} rounds in {threads['seconds']:,.0f} seconds, in which"
+    yield f"{compared:,} results were compared, and {forks:,} children compared all of theirs."
+    yield f"Growth: {grown(threads)}."
+    yield ""
+
+
+def page(runs: Sequence[dict[str, Any]]) -> str:
+    return "\n".join([INTRODUCTION, *(line for run in runs for line in section(run))])
