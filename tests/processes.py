@@ -25,12 +25,17 @@ def core_source() -> Path:
 CORE_SOURCE = core_source()
 
 
+def search_path(*first: Path | None) -> str:
+    """For PYTHONPATH: last what this process has there, whose packages are those that its processes test too."""
+    return os.pathsep.join(map(str, filter(None, (*first, TESTS, os.environ.get("PYTHONPATH")))))
+
+
 def run(
     code: str, *arguments: object, backend: str | None = None, first_on_path: Path | None = None, succeeds: bool = True
 ) -> str:
     """Run `code` and return what it prints, on stdout and stderr; `backend` is the value of STE_BACKEND."""
     environment = {k: v for k, v in os.environ.items() if k != "STE_BACKEND"}
-    environment |= {"PYTHONPATH": os.pathsep.join(map(str, filter(None, (first_on_path, TESTS))))}
+    environment |= {"PYTHONPATH": search_path(first_on_path)}
     if backend is not None:
         environment["STE_BACKEND"] = backend
     result = subprocess.run(
@@ -88,7 +93,7 @@ for line in sys.stdin:
 
 @functools.cache
 def process_that_forks() -> subprocess.Popen[str]:
-    environment = {k: v for k, v in os.environ.items() if k != "STE_BACKEND"} | {"PYTHONPATH": str(TESTS)}
+    environment = {k: v for k, v in os.environ.items() if k != "STE_BACKEND"} | {"PYTHONPATH": search_path()}
     process = subprocess.Popen(
         [sys.executable, "-c", FORKS], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

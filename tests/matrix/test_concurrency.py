@@ -102,7 +102,7 @@ def test_data_loader(start: str, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = Samples()
     # What a process before the fork has done must not be in the way of the workers: an engine with its threads.
     samples[0]
-    monkeypatch.setenv("PYTHONPATH", str(processes.TESTS))
+    monkeypatch.setenv("PYTHONPATH", processes.search_path())
     loader = DataLoader(samples, batch_size=2, num_workers=2, multiprocessing_context=start)
     x = torch.stack([X, 3 * X])
     batches = list(loader)
