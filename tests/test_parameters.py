@@ -38,6 +38,21 @@ def test_a_number_is_a_scale_without_a_gradient(dtype: torch.dtype, number: Any)
     assert_same_bits(x.grad, expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("function", [ste.fake_quantize, APPLY["fake_quantize_fn"]], ids=["op", "class"])
+def test_parameters_of_another_dtype_may_lie_apart(function: Callable[..., Tensor], dtype: torch.dtype) -> None:
+    """They are converted to what x is computed in: each from where it is, and not from beside the one before."""
+    x, g = sample(5, 3).to(dtype), sample(3, 5).mT.to(dtype)
+    scale, zero_point = torch.tensor([0.3, 0.5, 2.0]), torch.tensor([1.0, 0.0, -2.0])
+    found = []
+    for lying in (torch.clone, lambda t: torch.stack([t, t + 7], -1).flatten()[::2]):
+        parameters = [lying(t).requires_grad_() for t in (scale, zero_point)]
+        y = function(x, *parameters, -8, 7)
+        found.append((y, *torch.autograd.grad(y, parameters, g)))
+    for dense, apart in zip(*found):
+        assert_same_bits(apart, dense)
+
+
 def test_a_number_under_transforms() -> None:
     x = sample(4, 3)
     scale = torch.tensor(0.3)
