@@ -27,6 +27,7 @@ from onnx_models import run, session_of, written
 from op_table import FLOATING
 from torch import Tensor
 from torch.func import grad, hessian, jvp, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ste
 
@@ -49,6 +50,24 @@ def test_higher_derivatives(call: Callable[..., Any], arguments: Any, device: st
         for found in (jvp(lambda t: call(t, *given), (x,), (v,)), dual(lambda t: call(t, *given), x, v)):
             assert_same_bits(found[0], y)
             assert_same_bits(found[1], torch.where(is_inside, v, 0))
+
+
+class EachOperation(TorchDispatchMode):
+    """A mode of the dispatcher, as compilers have one, which sees the operations of torch."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+@EVERY_CALL
+@EVERY_CONFIGURATION
+def test_what_operations_of_torch_make_lies_as_x_does(call: Callable[..., Any], arguments: Any, device: str) -> None:
+    values = normal((2, 35, 4, 6), torch.float32, 0, device)
+    for x in (values, values.mT.contiguous().mT, values.movedim(1, 3).contiguous().movedim(3, 1)):
+        with EachOperation():  # type: ignore[no-untyped-call]  # torch's __init__ has no types
+            y = call(x, *arguments)
+        assert_same_bits(y, expected(values, *arguments)[0])
+        assert y.stride() == call(x.to("meta"), *arguments).stride() == x.stride()
 
 
 def dual(function: Callable[[Tensor], Any], x: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
