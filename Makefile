@@ -45,7 +45,8 @@ help:
 	@echo "make test-slow  run what it leaves out as slow, the matrix aside"
 	@echo "make matrix  prove every transform on both backends, and write the table of it, docs/matrix.md (TORCH=2.14.1)"
 	@echo "make jobs    prove each quantizer of ste.nn in each stage of its life, and write the table, docs/jobs.md (TORCH=2.14.1)"
-	@echo "make mutants register the native ops in each of the wrong ways, and show which transforms find out"
+	@echo "make mutants change the packages in one place at a time, see which test finds it, and write docs/mutants.md"
+	@echo "                                    (ONLY=text: those again that have it in their name, file or lines)"
 	@echo "make sweep   try all numbers of float32 in every format, and 100,000 tensors in blocks (TORCH=2.14.1, CORE=none)"
 	@echo "make soak    call every op a million times in each way, to see that memory is flat, and fork among threads, for an hour;"
 	@echo "                                    it writes docs/soak.md (QUICK=1: a thousand times, into build/soak.md; TORCH=2.14.1)"
@@ -101,7 +102,7 @@ endif
 	$(python) tools/jobs.py
 
 mutants: core
-	$(python) tools/mutants.py
+	$(python) tools/mutants.py $(if $(ONLY),--only "$(ONLY)")
 
 # What is exhaustive, and too slow for the other tests.
 sweep: core

@@ -1,207 +1,153 @@
-"""Register the native ops in each of the wrong ways, and show which rows of the matrix find out.
+"""Change the packages in one place at a time, and show that the tests find out.
 
-An op of this kind can be registered in many ways that look right. Each mutant is one of them: a change of one place in
-ste-core's sources, on a copy. It is built, the fast part of the matrix runs with it, and the rows that fail are listed.
-A mutant that no row finds fails this script.
+The registration is changed by hand, in the wrong ways that look right (`mutants_registration.py`). The arithmetic is
+changed at random: in a sample of all small changes of the C++ and of the Python, which a seed draws
+(`mutants_draw.py`), each of which the quick tests have a minute to find. What none finds is either a test that is
+missing, or no change that anybody could observe; `mutants_equivalent.py` says why. Any other fails this script.
+
+A run that was interrupted goes on where it was, until a source changes.
 """
 
 import argparse
+import hashlib
 import json
-import os
-import shutil
-import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).parent.parent
-BUILD = ROOT / "build" / "mutants"
-OP = "packages/ste-core/csrc/register/op.h"
+import torch
+from mutants_build import BUILD, Core, copy_of_ste
+from mutants_change import ROOT, SEED, Change
+from mutants_draw import NUMBER, draws, family_of, kind_of
+from mutants_equivalent import REASONS
+from mutants_registration import MUTANTS, failing_rows
+from mutants_report import RESULTS, write_page
+from mutants_tests import quick_tests
 
-REDISPATCH = "return handle().redispatch(keys & c10::after_autograd_keyset, x, args...);"
-COMPOSITE = "implement(library, c10::DispatchKey::CompositeImplicitAutograd, &forward);"
-EACH_KEY = """\
-    for (const auto key : c10::autograd_dispatch_keyset | every_backend) {
-      implement(library, key, &autograd);
+PARTIAL = BUILD / "results.json"
+
+# Of a change that has neither of these, another is drawn.
+NO_MUTANT = ("does not compile", "is the same code")
+
+
+def digest_of_sources() -> str:
+    digest = hashlib.sha256()
+    for folder in ("cmake", "packages"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in (".cpp", ".h", ".py", ".cmake", ".txt"):
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def tried(change: Change, core: Core) -> dict[str, Any]:
+    """The record of one change of the arithmetic."""
+
+    def changed(source: str) -> str:
+        lines = source.splitlines(keepends=True)
+        lines[change.line - 1] = f"{change.new}\n"
+        return "".join(lines)
+
+    family = family_of(change)
+    record: dict[str, Any] = {
+        "identity": change.identity,
+        "file": change.file,
+        "line": change.line,
+        "kind": kind_of(change),
+        "family": family,
+        "operator": change.operator,
+        "old": change.old.strip(),
+        "new": change.new.strip(),
     }
-"""
-BATCHED = """\
-    const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKey::FuncTorchBatched);
-    check(x, args...);  // here, where the shapes are those that the caller sees
-    const Batch batch(x, args...);
-    return batch.output(handle().call(batch.input(x), with_batch(batch, args)...));
-"""
-RECORD = "return Gradient::record(below, x, args...);"
-FUNCTION = """\
-  struct Function : torch::autograd::Function<Function> {
-    static at::Tensor forward(torch::autograd::AutogradContext*, const at::Tensor& x, Args... args) {
-      const at::AutoDispatchBelowADInplaceOrView guard;
-      return handle().call(x, args...);
-    }
-    static torch::autograd::variable_list backward(
-        torch::autograd::AutogradContext*, torch::autograd::variable_list gradients) {
-      torch::autograd::variable_list result(1 + sizeof...(Args));
-      result[0] = gradients[0];
-      return result;
-    }
-  };
-
-  // Neither a tensor"""
+    if change.file.endswith(".py"):
+        verdict = quick_tests(family, [copy_of_ste(change.file, changed)], "python")
+    else:
+        has_effect = core.build(change.file, changed)
+        if not has_effect:
+            return record | {"how": NO_MUTANT[0] if has_effect is None else NO_MUTANT[1]}
+        verdict = quick_tests(family, [core.site, ROOT / "packages" / "ste-py" / "src"], "native")
+    return record | {"how": verdict.how, "test": verdict.test, "seconds": verdict.seconds}
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """A wrong way: what is replaced by what, in one file."""
+class Run:
+    """The results so far, written down after each mutant, so that a run of all goes on where it was interrupted."""
 
-    name: str
-    changes: Sequence[tuple[str, str]]
-    file: str = OP
+    def __init__(self, only: str | None) -> None:
+        self.only = only
+        self.core = Core()
+        self.drawn: list[str] = []
+        self.sources = digest_of_sources()
+        path = RESULTS if only else PARTIAL
+        before = json.loads(path.read_text()) if path.exists() else {}
+        is_known = only is not None or before.get("sources") == self.sources
+        self.arithmetic = self._kept(before["arithmetic"], "identity") if is_known and before else {}
+        self.registration = self._kept(before["registration"], "name") if is_known and before else {}
 
+    def _kept(self, records: list[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
+        return {record[key]: record for record in records if self.only is None or self.only not in record[key]}
 
-# The rows that these are about, without those that start other processes.
-ROWS = [f"tests/matrix/test_{group}.py" for group in ("autograd", "func", "vmap", "compiler", "tensors")]
+    def _is_wanted(self, name: str) -> bool:
+        return self.only is None or self.only in name
 
-MUTANTS = [
-    Mutant(
-        "torch::autograd::Function in C++",
-        [
-            (
-                "#include <torch/library.h>",
-                "#include <torch/csrc/autograd/custom_function.h>\n#include <torch/library.h>",
-            ),
-            ("  // Neither a tensor", FUNCTION),
-            (RECORD, "(void)below;\n    return Function::apply(x, args...);"),
-        ],
-    ),
-    Mutant(
-        "a node whose body calls the forward and does not redispatch",
-        [(REDISPATCH, "(void)keys;\n      return forward(x, args...);")],
-    ),
-    Mutant("the forward at CompositeExplicitAutograd", [(COMPOSITE, COMPOSITE.replace("Implicit", "Explicit"))]),
-    Mutant(
-        "the node at the alias key Autograd",
-        [(EACH_KEY, "    (void)every_backend;\n    implement(library, c10::DispatchKey::Autograd, &autograd);\n")],
-    ),
-    Mutant("a batching rule that calls the forward", [("batch.output(handle().call(", "batch.output(forward(")]),
-    Mutant(
-        "a batching rule that excludes the key and goes on",
-        [(BATCHED, BATCHED[: BATCHED.index("\n") + 1] + "    return handle().call(x, args...);\n")],
-    ),
-    Mutant("no batching rule", [("    implement(library, c10::DispatchKey::FuncTorchBatched, &batched);\n", "")]),
-    Mutant(
-        "no kernel at AutogradNestedTensor",
-        [
-            (
-                "      implement(library, key, &autograd);",
-                (
-                    "      if (key != c10::DispatchKey::AutogradNestedTensor) {\n"
-                    "        implement(library, key, &autograd);\n      }"
-                ),
-            )
-        ],
-    ),
-    Mutant(
-        "no forward mode",
-        [("y._set_fw_grad(x._fw_grad(/*level=*/0), /*level=*/0, /*is_inplace_op=*/false);", "")],
-        "packages/ste-core/csrc/register/straight_through.h",
-    ),
-    Mutant(
-        "bounds not padded to x's rank under vmap",
-        [("for (int64_t dim = bound.dim(); dim < rank_; ++dim) {", "for (int64_t dim = rank_; dim < rank_; ++dim) {")],
-        "packages/ste-core/csrc/register/batching.cpp",
-    ),
-    Mutant(
-        "what has to be of x's shape left without the batch under vmap",
-        [("return batch.input(argument);", "return batch.argument(argument);")],
-    ),
-    Mutant(
-        "an x that is not batched left as it is under vmap",
-        [("return x.expand_symint(shape);", "return x;")],
-        "packages/ste-core/csrc/register/batching.cpp",
-    ),
-]
+    def save(self, path: Path) -> None:
+        results = {
+            "torch": torch.__version__,
+            "seed": SEED,
+            "sources": self.sources,
+            "arithmetic": [*self.arithmetic.values()],
+            "registration": [*self.registration.values()],
+        }
+        path.write_text(json.dumps(results, indent=1) + "\n")
 
+    def _save_part(self) -> None:
+        if self.only is None:
+            self.save(PARTIAL)
 
-def copy_changed(source: str, target: str) -> str:
-    """With a new time where the contents differ: a file that the last mutant changed has to be compiled again."""
-    if not Path(target).exists() or Path(target).read_bytes() != Path(source).read_bytes():
-        shutil.copyfile(source, target)
-    return target
+    def of_arithmetic(self) -> None:
+        for language, draw in draws().items():
+            draw.take(NUMBER[language], self._is_mutant)
+        # Without those that another draw has left.
+        self.arithmetic = {
+            identity: self.arithmetic[identity] for identity in self.drawn if identity in self.arithmetic
+        }
 
+    def _is_mutant(self, change: Change) -> bool:
+        """Tries it, if it is wanted and has not been tried."""
+        identity = change.identity
+        self.drawn.append(identity)
+        if identity not in self.arithmetic and self._is_wanted(identity):
+            print(f"\n{change.file}:{change.line}\n  - {change.old.strip()}\n  + {change.new.strip()}", flush=True)
+            record = self.arithmetic[identity] = tried(change, self.core)
+            print(f"  {record['how'] or 'survives'} {record.get('test', '')} {record.get('seconds', '')}", flush=True)
+            self._save_part()
+        return self.arithmetic.get(identity, {}).get("how") not in NO_MUTANT
 
-def mutate(mutant: Mutant, tree: Path) -> None:
-    for folder in (Path("cmake"), Path("packages", "ste-core")):
-        shutil.copytree(ROOT / folder, tree / folder, copy_function=copy_changed, dirs_exist_ok=True)
-    file = tree / mutant.file
-    source = file.read_text()
-    for old, new in mutant.changes:
-        if source.count(old) != 1:
-            sys.exit(f"mutant “{mutant.name}”: its place in {mutant.file} is gone: {old}")
-        source = source.replace(old, new)
-    file.write_text(source)
-
-
-def install(tree: Path, target: Path) -> None:
-    """Build the wheel of the tree and unpack it where PYTHONPATH finds it before the installed one."""
-    pip = [sys.executable, "-m", "pip"]
-    with tempfile.TemporaryDirectory() as wheels:
-        options = ["--no-build-isolation", "--no-deps", "-w", wheels, f"-Cbuild-dir={BUILD / 'cmake'}"]
-        subprocess.run([*pip, "wheel", "-q", *options, str(tree / "packages/ste-core")], check=True)
-        (wheel,) = Path(wheels).glob("*.whl")
-        shutil.rmtree(target, ignore_errors=True)
-        subprocess.run([*pip, "install", "-q", "--no-deps", "--target", str(target), str(wheel)], check=True)
-
-
-def failing_rows(path: Path) -> dict[str, int]:
-    """Row -> how many of its cases fail."""
-    failures = BUILD / "failures.json"
-    failures.unlink(missing_ok=True)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(path),
-        "STE_BACKEND": "native",
-        "STE_TEST_EXPECT": "native",
-        "STE_MATRIX_FAILURES": str(failures),
-        "OMP_NUM_THREADS": "1",
-    }
-    arguments = ["-q", "-n", "auto", "--maxprocesses=8", "-m", "not slow", *ROWS]
-    subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=(BUILD / "pytest.txt").open("w"),
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    rows: dict[str, int] = json.loads(failures.read_text())
-    return rows
+    def of_registration(self) -> None:
+        for mutant in MUTANTS:
+            if mutant.name not in self.registration and self._is_wanted(mutant.name):
+                print(f"\n{mutant.name}", flush=True)
+                rows = failing_rows(mutant, self.core)
+                self.registration[mutant.name] = {"name": mutant.name, "rows": rows}
+                print(f"  {len(rows)} rows find it", flush=True)
+                self._save_part()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", help="a part of the name of the mutants to try")
-    only = parser.parse_args().only
+    parser.add_argument("--only", help="a part of the mutants to try again: of their name, their file or their lines")
     BUILD.mkdir(parents=True, exist_ok=True)
-    survivors = []
-    for mutant in MUTANTS:
-        if only and only not in mutant.name:
-            continue
-        print(f"\n{mutant.name}", flush=True)
-        mutate(mutant, BUILD / "tree")
-        install(BUILD / "tree", BUILD / "site")
-        rows = failing_rows(BUILD / "site")
-        for row, cases in sorted(rows.items(), key=lambda item: -item[1])[:12]:
-            print(f"    {cases:4} {row}")
-        if len(rows) > 12:
-            print(f"         and {len(rows) - 12} other rows")
-        if not rows:
-            survivors.append(mutant.name)
-            print("    no row finds it")
-    for name in survivors:
+    run = Run(parser.parse_args().only)
+    run.of_arithmetic()
+    run.of_registration()
+    RESULTS.parent.mkdir(exist_ok=True)
+    run.save(RESULTS)
+    if run.only is None:
+        PARTIAL.unlink(missing_ok=True)
+    write_page()
+    lost = [r["identity"] for r in run.arithmetic.values() if r["how"] == "" and r["identity"] not in REASONS]
+    lost += [name for name, record in run.registration.items() if not record["rows"]]
+    for name in lost:
         print(f"survives: {name}")
-    return bool(survivors)
+    return bool(lost)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,100 @@
+"""The quick tests of a mutant: those of its family first, until one fails or a minute is over."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from mutants_build import BUILD, HAS_AVX2
+from mutants_change import ROOT
+
+_OF_FAMILY = {
+    "rounding": ["test_rounding_at_random", "test_stochastic_round"],
+    "signs": ["test_surrogates"],
+    "clamp": ["test_layouts", "test_broadcasting"],
+    "fake_quantize": ["test_rounding_at_random", "test_fake_quantize", "test_parameters"],
+    "fake_quantize_float": ["test_fake_quantize_float", "test_ml_dtypes"],
+    "fake_quantize_blocks": ["test_fake_quantize_blocks", "test_block_errors", "test_block_transforms"],
+    "straight_through": ["test_straight_through"],
+    "quantization": ["test_ranges", "test_shape", "test_errors"],
+    "nn": ["test_nn", "test_nn_model"],
+    "onnx": ["test_quantize_linear", "test_quantize_linear_formats"],
+    "memory": ["test_fake_quantize", "test_layouts", "test_broadcasting", "test_threads"],
+    "register": ["test_errors", "test_hooks", "test_dispatcher", "matrix/test_vmap"],
+}
+# What names the family's ops, in the names of all tests.
+_NAMES = {
+    "rounding": "round|ceil|floor|trunc",
+    "signs": "sign",
+    "clamp": "clamp",
+    "fake_quantize": r"quantize\b",
+    "fake_quantize_float": "float_|_float",
+    "fake_quantize_blocks": "block",
+    "straight_through": "straight",
+}
+_OF_ALL = [
+    *["test_forward", "test_gradient", "test_layouts", "test_broadcasting", "test_errors", "test_hooks"],
+    *["test_parameters", "matrix/test_vmap", "matrix/test_autograd", "test_fake_quantize", "test_backends_agree"],
+]
+# It measures the time that threads take, and so may fail for another reason.
+_LEFT_OUT = "tests/test_threads.py::test_a_second_thread_takes_part"
+
+# On the clock, after which a process that has not ended waits for something that does not come.
+_STUCK = 600.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the tests say: `how` is "" if none fails within the minute. The seconds are the processor's."""
+
+    how: str
+    test: str
+    seconds: float
+
+
+def quick_tests(family: str, paths: list[Path], backend: str) -> Verdict:
+    """Run them with the packages in these folders."""
+    lines = BUILD / "tests.txt"
+    lines.unlink(missing_ok=True)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, [*paths, ROOT / "tools"])),
+        "STE_BACKEND": backend,
+        "STE_TEST_EXPECT": {"native": "native", "python": "absent"}[backend],
+        "OMP_NUM_THREADS": "1",
+        "MUTANTS_TESTS": str(lines),
+        **({"ATEN_CPU_CAPABILITY": "avx2"} if HAS_AVX2 else {}),
+    }
+    own = _OF_FAMILY[family]
+    environment["MUTANTS_FAMILY"] = "|".join([*own, *([_NAMES[family]] if family in _NAMES else [])])
+    files = [f"tests/{name}.py" for name in dict.fromkeys([*own, *_OF_ALL])]
+    options = ["-x", "-q", "-p", "mutants_plugin", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow"]
+    options += ["--deselect", _LEFT_OUT, "--hypothesis-seed", "0"]
+    with (BUILD / "pytest.txt").open("w") as output:
+        # Not waited for by itself: os.wait4 says what the process and those that it started have used.
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pytest", *options, *files],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        is_stuck = threading.Timer(_STUCK, process.kill)
+        is_stuck.start()
+        _, status, usage = os.wait4(process.pid, 0)
+        is_stuck.cancel()
+    events = [line.partition(" ") for line in lines.read_text().splitlines()] if lines.exists() else []
+    what, _, test = events[-1] if events else ("", "", "")
+    failed = next((name for event, _, name in events if event == "fails"), None)
+    if failed is not None:
+        how, test = "fails", failed
+    elif os.WIFSIGNALED(status):
+        how = "hangs" if os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGKILL) else "crashes"
+    elif os.WEXITSTATUS(status) == 0 or what == "stops":
+        how, test = "", ""
+    else:
+        how = "is not imported"
+    return Verdict(how, test, round(usage.ru_utime + usage.ru_stime, 1))
