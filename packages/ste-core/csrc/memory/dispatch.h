@@ -17,21 +17,22 @@ bool is_dense_on(const at::Tensor& tensor) {
   return tensor.key_set().has(backend) && (tensor.key_set() | dense) == dense;
 }
 
-inline bool is_dense_cpu(const at::Tensor& tensor) {
-  using c10::DispatchKey;
-  return is_dense_on<DispatchKey::CPU, DispatchKey::AutogradCPU, DispatchKey::AutocastCPU>(tensor);
-}
-
-inline bool is_dense_cuda(const at::Tensor& tensor) {
-  using c10::DispatchKey;
-  return is_dense_on<DispatchKey::CUDA, DispatchKey::AutogradCUDA, DispatchKey::AutocastCUDA>(tensor);
-}
-
 // Not what is in a buffer of somebody else's, where elements may begin anywhere (torch.frombuffer, a file in memory):
 // compilers take it for granted that they do not. What has no kernel for it has operations of torch.
 inline bool is_aligned(const at::Tensor& tensor) {
   const auto element = static_cast<uintptr_t>(tensor.element_size());
   return (reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) & (element - 1)) == 0;  // it is a power of two
+}
+
+inline bool is_dense_cpu(const at::Tensor& tensor) {
+  using c10::DispatchKey;
+  return is_dense_on<DispatchKey::CPU, DispatchKey::AutogradCPU, DispatchKey::AutocastCPU>(tensor) &&
+         is_aligned(tensor);
+}
+
+inline bool is_dense_cuda(const at::Tensor& tensor) {
+  using c10::DispatchKey;
+  return is_dense_on<DispatchKey::CUDA, DispatchKey::AutogradCUDA, DispatchKey::AutocastCUDA>(tensor);
 }
 
 // Those that loops are compiled for.
@@ -66,8 +67,7 @@ auto loop_for(at::ScalarType dtype) {
 template <typename Kernel, typename... Tensors>
 bool has_kernel(const at::Tensor& x, const Tensors&... others) {
   if (is_dense_cpu(x)) {
-    return loop_for<Kernel>(x.scalar_type()) != nullptr && is_aligned(x) &&
-           ((is_dense_cpu(others) && is_aligned(others)) && ...);
+    return loop_for<Kernel>(x.scalar_type()) != nullptr && (is_dense_cpu(others) && ...);
   }
   if constexpr (requires { Kernel::cuda; }) {
     return Kernel::cuda != nullptr && is_dense_cuda(x) &&
