@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from bits import assert_same_bits
+from block_samples import INTEGERS, rules_of, wide_dtype
 from op_table import FLOAT_FORMATS, FLOATING, INTEGER
+from test_layouts import quarters
 from torch import Tensor
 
 import ste
@@ -25,13 +27,14 @@ SURROGATES = [kind.name for kind in TABLE]
 TRANSCENDENTAL = [kind.name for kind in TABLE if kind.is_transcendental]
 
 
-def quarters(choose: random.Random, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Multiples of 1/4, whose sums are exact in whatever order, and now and then what has a rule of its own."""
-    generator = torch.Generator().manual_seed(choose.randrange(2**31))
-    x = torch.randint(-16, 17, tuple(shape), generator=generator).double() / 4
+def numbers(choose: random.Random, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Multiples of 1/4, and now and then what has a rule of its own."""
+    seed = choose.randrange(2**31)
+    x = quarters(tuple(shape), torch.float64, seed)
     if dtype.is_floating_point and choose.random() < 0.3:
         special = torch.tensor(choose.choice(SPECIAL), dtype=torch.float64)
-        x = torch.where(torch.rand(x.shape, generator=generator) < 0.1, special, x)
+        is_special = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) < 0.1
+        x = torch.where(is_special, special, x)
     return x.to(dtype) if dtype.is_floating_point else x.round().abs().to(dtype)
 
 
@@ -101,7 +104,7 @@ def laid_out(choose: random.Random, t: Tensor) -> Tensor:
 
 
 def tensor(choose: random.Random, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    return laid_out(choose, quarters(choose, shape, dtype))
+    return laid_out(choose, numbers(choose, shape, dtype))
 
 
 def smaller(choose: random.Random, shape: Sequence[int]) -> list[int]:
@@ -136,8 +139,7 @@ class Input:
         return tensor(self.choose, smaller(self.choose, self.shape), dtype)
 
     def scale(self) -> Tensor:
-        wide = torch.promote_types(self.dtype, torch.float32) if self.dtype.is_floating_point else torch.float32
-        exponents = self.parameter(wide).nan_to_num(0, 0, 0).clamp(-4, 4).round()
+        exponents = self.parameter(wide_dtype(self.x)).nan_to_num(0, 0, 0).clamp(-4, 4).round()
         if self.choose.random() < 0.3:
             self.is_exact = False
             return laid_out(self.choose, exponents * 0.3 + 0.1)
@@ -174,25 +176,24 @@ def sign_arguments(i: Input, first: Any) -> tuple[Any, ...]:
 
 def fake_quantize_arguments(i: Input) -> tuple[Any, ...]:
     low, high = i.choose.choice([(-128, 127), (0, 15), (-4, 3), (0, 255), (-1, 1)])
-    wide = i.scale().dtype
-    zero_point = i.parameter(wide, torch.int32).nan_to_num(0, 0, 0).clamp(-8, 8) if i.choose.random() < 0.5 else None
+    zero_point = (
+        i.parameter(wide_dtype(i.x), torch.int32).nan_to_num(0, 0, 0).clamp(-8, 8) if i.choose.random() < 0.5 else None
+    )
     grad_scale = i.choose.choice([1.0, 0.25])
     return (i.x, i.scale(), zero_point, low, high, grad_scale, i.choose.choice(["rounded", "scaled"]), i.random())
 
 
 def blocks_arguments(i: Input) -> tuple[Any, ...]:
-    grid = i.choose.choice([*FLOAT_FORMATS, "int2", "int4", "int8"])
-    rules = ["floor", "ceil", "even", "rceil", "absmax", "e4m3fn", *(["minmax"] if grid.startswith("int") else [])]
-    rule = i.choose.choice(rules)
-    wide = torch.promote_types(i.dtype, torch.float32) if i.dtype.is_floating_point else torch.float32
-    tensor_scale = tensor(i.choose, [], wide).abs() + 0.25 if rule == "e4m3fn" else None
+    grid = i.choose.choice([*FLOAT_FORMATS, *INTEGERS])
+    rule = i.choose.choice(rules_of(grid))
+    tensor_scale = tensor(i.choose, [], wide_dtype(i.x)).abs() + 0.25 if rule == "e4m3fn" else None
     dim = i.choose.randrange(len(i.shape)) if i.shape else -1
     return (i.x, grid, i.choose.choice([-1, 1, 2, 3, 8, 16, 31, 32, 33, 64, 100]), rule, dim, tensor_scale, i.random())
 
 
 ARGUMENTS: dict[str, Callable[[Input], tuple[Any, ...]]] = {
     **{f"{name}_ste": lambda i: (i.x,) for name in ("round", "ceil", "floor", "trunc")},
-    "stochastic_round_ste": lambda i: (i.x, laid_out(i.choose, quarters(i.choose, i.shape, torch.float32).abs() / 4)),
+    "stochastic_round_ste": lambda i: (i.x, laid_out(i.choose, numbers(i.choose, i.shape, torch.float32).abs() / 4)),
     "binary_sign_ste": lambda i: sign_arguments(i, i.choose.choice([0.0, -1.0])),
     "ternary_sign_ste": lambda i: sign_arguments(i, i.parameter() if i.choose.random() < 0.5 else None),
     "scalar_clamp_ste": lambda i: (i.x, i.choose.choice([-1, 0, 0.5]), i.choose.choice([-2, 1, 2.5, 1e39])),
