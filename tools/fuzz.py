@@ -2,8 +2,8 @@
 
     python tools/fuzz.py --inputs 20000 --seconds 600
 
-It is for a build with sanitizers in it, which `make sanitize` makes; without them it finds wrong values alone. An input
-follows from its number: `--first 4711 --inputs 1` repeats one.
+It finds wrong values; what is wrong in memory, a build with sanitizers in it finds. An input follows from its number:
+`--first 4711 --inputs 1` repeats one.
 """
 
 import argparse
