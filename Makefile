@@ -47,7 +47,9 @@ help:
 	@echo "make jobs    prove each quantizer of ste.nn in each stage of its life, and write the table, docs/jobs.md (TORCH=2.14.1)"
 	@echo "make mutants change the packages in one place at a time, see which test finds it, and write docs/mutants.md"
 	@echo "                                    (ONLY=text: those again that have it in their name, file or lines)"
-	@echo "make sweep   try all numbers of float32 in every format, and 100,000 tensors in blocks (TORCH=2.14.1, CORE=none)"
+	@echo "make sweep   put all 2^32 numbers of float32 through every op, on both backends and in NumPy, and write docs/sweep.md;"
+	@echo "                                    then try 100,000 tensors in blocks. Stopped or killed, it goes on where it was"
+	@echo "                                    (ONLY=fake_quantize: the cases of that op, or with that text, again; TORCH=2.14.1)"
 	@echo "make soak    call every op a million times in each way, to see that memory is flat, and fork among threads, for an hour;"
 	@echo "                                    it writes docs/soak.md (QUICK=1: a thousand times, into build/soak.md; TORCH=2.14.1)"
 	@echo "make bench   measure the ops beside torch.round and what people use in their place, and write docs/bench.md"
@@ -105,8 +107,14 @@ mutants: core
 	$(python) tools/mutants.py $(if $(ONLY),--only "$(ONLY)")
 
 # What is exhaustive, and too slow for the other tests.
-sweep: core
+sweep: core $(env)/sweep.stamp
+ifneq ($(CORE),matching)
+	$(error make sweep needs CORE=matching: it compares the backends)
+endif
+	$(python) tools/sweep.py $(if $(ONLY),--only "$(ONLY)")
+ifndef ONLY
 	STE_TEST_EXPECT=$(expect) $(pytest) tests/sweep $(PYTEST_ARGS)
+endif
 
 # A native backend that does not load is an error, and not the other's results.
 soak: core $(env)/soak.stamp
@@ -209,7 +217,7 @@ clean:
 	touch $@
 
 # With the torch that is there: of what some of these packages need, the newest is for another torch, and brings it.
-$(addprefix $(env)/,demo.stamp lint.stamp soak.stamp bench.stamp peers.stamp docs.stamp): $(env)/%.stamp: $(env)/torch.stamp pyproject.toml
+$(addprefix $(env)/,demo.stamp lint.stamp soak.stamp sweep.stamp bench.stamp peers.stamp docs.stamp): $(env)/%.stamp: $(env)/torch.stamp pyproject.toml
 	$(env)/bin/pip install -q torch==$(TORCH) --group $*
 	touch $@
 

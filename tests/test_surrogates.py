@@ -12,6 +12,7 @@ import torch
 import torch.autograd.forward_ad as fwAD
 from bits import assert_same_bits, values
 from op_table import FLOATING
+from surrogate_slopes import SLOPES
 from torch import Tensor
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
@@ -27,28 +28,7 @@ EVERY = pytest.mark.parametrize("kind", TABLE, ids=lambda kind: kind.name)
 EVERY_DTYPE = pytest.mark.parametrize("dtype", FLOATING, ids=str)
 
 
-def where(mask: Array, yes: Any) -> Array:
-    return np.where(mask, yes, 0.0)
-
-
-# h, from the sources' formulas in extended precision and not from the code; of a power where it overflows nothing.
-SLOPES: dict[str, Callable[[Array, Any], Array]] = {
-    "clipped": lambda x, a: where(np.abs(x) <= a, 1.0),
-    "polynomial": lambda x, a: where(np.abs(x) <= a, 2 * (1 - np.abs(x) / a) / a),
-    "swish": lambda x, a: a * (2 - a * x * np.tanh(a * x / 2)) / (1 + np.cosh(a * x)),
-    "tanh": lambda x, a: np.maximum(1 / a, 1) * a / np.cosh(a * x) ** 2,
-    "sigmoid": lambda x, a: a / (2 + 2 * np.cosh(a * x)),
-    "atan": lambda x, a: a / 2 / (1 + (np.longdouble("3.14159265358979323846") * a * x / 2) ** 2),
-    "fast_sigmoid": lambda x, a: 1 / (1 + a * np.abs(x)) ** 2,
-    "triangle": lambda x, a: np.maximum(0, a - a * a * np.abs(x)),
-    "gaussian": lambda x, a: a / np.sqrt(np.longdouble("3.14159265358979323846")) * np.exp(-((a * x) ** 2)),
-    "reste": lambda x, a: where(
-        np.abs(x) <= 1.5,
-        np.where(np.abs(x) <= 0.1, 0.1 ** (1 / a - 1), np.clip(np.abs(x), 0.1, 1.5) ** (1 / a - 1) / a),
-    ),
-}
-
-# Their antiderivatives, smooth functions of torch's.
+# The antiderivatives of SLOPES, smooth functions of torch's.
 SMOOTH: dict[str, Callable[[Tensor, Any], Tensor]] = {
     "clipped": lambda x, a: x.clamp(-a, a),
     "polynomial": lambda x, a: torch.where(x.abs() <= a, 2 * x / a - x * x.abs() / a**2, x.sign()),

@@ -1,0 +1,338 @@
+"""Put every pattern of float32 through every op, and compare the native backend with NumPy and with the Python one.
+
+The cases are those of tests/pattern_cases.py, the work is divided among as many processes as there are cores, and what
+is done is kept in build/sweep: a run that was stopped, or killed, goes on where it was. Writes docs/sweep/results.json
+and the page of it, docs/sweep.md, when nothing differs. A difference ends its case, and the exit status is 1.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from bench_system import machine, take_memory
+
+import ste
+
+ROOT = Path(__file__).parent.parent
+TESTS = ROOT / "tests"
+sys.path.insert(0, str(TESTS))
+from pattern_cases import CASES  # noqa: E402 (from the folder above)
+from patterns import CHUNK, CHUNKS, Case, DifferenceError, check, chunk  # noqa: E402 (from the folder above)
+
+STATE = ROOT / "build" / "sweep"
+RESULTS = ROOT / "docs" / "sweep" / "results.json"
+PAGE = ROOT / "docs" / "sweep.md"
+PARTS = 256  # of a case, each some seconds of work
+ORACLES = (
+    "patterns",
+    "pattern_cases",
+    "op_table",
+    "block_oracle",
+    "float_formats",
+    "ml_casts",
+    "surrogate_slopes",
+    "bits",
+)
+
+Row = dict[str, Any]
+
+
+def sum_of(files: Sequence[Path]) -> str:
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+
+
+def library() -> dict[str, str]:
+    """What computes: the sums of the native library, which it was loaded by, and of the Python package."""
+    import ste_core
+
+    return {
+        "ste_core": sum_of([ste_core.build_for(torch.__version__).folder / "SHA256SUMS"]),
+        "ste": sum_of(sorted(Path(ste.__file__).parent.rglob("*.py"))),
+    }
+
+
+def fingerprint() -> str:
+    """Of all that a result depends on. Parts that have another are computed again."""
+    oracles = sum_of([TESTS / f"{name}.py" for name in ORACLES])
+    used = [library(), oracles, torch.__version__, np.__version__, torch.backends.cpu.get_cpu_capability(), PARTS]
+    return hashlib.sha256(json.dumps(used).encode()).hexdigest()
+
+
+class State:
+    """What is done of a case: a file with a line for each part, behind one with the fingerprint."""
+
+    def __init__(self, folder: Path, case: str, mark: str) -> None:
+        self._path = folder / f"{re.sub('[^a-z0-9]+', '-', case.lower())}.jsonl"
+        self._head = json.dumps({"case": case, "fingerprint": mark})
+        self.parts: dict[int, Row] = {}
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        if lines and lines[0] == self._head:
+            for line in lines[1:]:
+                try:
+                    part = json.loads(line)
+                except ValueError:  # it was cut off: the process was killed
+                    break
+                self.parts[part["part"]] = part
+        folder.mkdir(parents=True, exist_ok=True)
+        written = self._path.with_suffix(".new")
+        written.write_text("".join(f"{line}\n" for line in [self._head, *map(json.dumps, self.parts.values())]))
+        written.replace(self._path)
+
+    def add(self, part: Row) -> None:
+        self.parts[part["part"]] = part
+        with self._path.open("a") as file:
+            file.write(json.dumps(part) + "\n")
+
+    def remove(self) -> None:
+        self._path.unlink()
+
+    @property
+    def missing(self) -> list[int]:
+        return [number for number in range(PARTS) if number not in self.parts]
+
+
+def result_of(case: Case, part: int) -> Row:
+    """What a worker finds; or the error that ends the case."""
+    start = time.process_time()
+    first = part * CHUNKS // PARTS
+    numbers = range(first, first + CHUNKS // PARTS)
+    outcomes = []
+    for number in numbers:
+        try:
+            x = chunk(number, case.arrangement)
+            outcomes.append(check(case, x, beside_python=case.runs_on_python(number)))
+        except DifferenceError as difference:
+            return {"error": f"In chunk {number}: {difference}"}
+        except Exception:  # of the op: the other cases go on
+            return {"error": f"In chunk {number}: {case.name}:\n{traceback.format_exc()}"}
+    return {
+        "part": part,
+        "on_python": CHUNK * sum(map(case.runs_on_python, numbers)),
+        "ulps": max(outcome.ulps for outcome in outcomes),
+        "ulps_of_backends": max(outcome.ulps_of_backends for outcome in outcomes),
+        "seconds": time.process_time() - start,
+        "digest": hashlib.sha256(np.array([o.digest for o in outcomes], "<u8").tobytes()).hexdigest(),
+    }
+
+
+def work() -> None:
+    """A worker: it reads a case and a part a line until there are no more, or whoever writes them has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a terminal sends to all
+    take_memory("kept")
+    torch.set_num_threads(1)
+    if ste.backend().name != "native":
+        sys.exit(f"this is about the native backend, and the backend is {ste.backend()}")
+    print(fingerprint(), flush=True)
+    cases = {case.name: case for case in CASES}
+    try:
+        for line in sys.stdin:
+            name, part = json.loads(line)
+            print(json.dumps(result_of(cases[name], part)), flush=True)
+    except BrokenPipeError:
+        pass
+
+
+class Sweep:
+    """The parts that are missing of some cases, computed by workers.
+
+    Attributes:
+        states: Of each case, by name.
+        failed: The cases that have ended with an error.
+    """
+
+    def __init__(self, cases: Sequence[Case], mark: str) -> None:
+        self._mark = mark
+        self.states = {case.name: State(STATE, case.name, mark) for case in cases}
+        self.failed: list[str] = []
+        self._tasks = self._missing()
+        self._lock = threading.Lock()
+        self._processes: list[subprocess.Popen[str]] = []
+        self._is_stopped = False
+
+    def _missing(self) -> Iterator[tuple[str, int]]:
+        for name, state in self.states.items():
+            for part in state.missing:
+                if name in self.failed:
+                    break
+                yield name, part
+
+    def run(self) -> None:
+        from tqdm import tqdm
+
+        done = sum(len(state.parts) for state in self.states.values())
+        environment = {**os.environ, "STE_BACKEND": "native", "OMP_NUM_THREADS": "1"}
+        # Where the output is not a terminal, every update of a bar is a line in a log.
+        with tqdm(
+            unit=" chunks",
+            total=len(self.states) * CHUNKS,
+            initial=done * CHUNKS // PARTS,
+            mininterval=0.1 if sys.stderr.isatty() else 60,
+        ) as progress:
+            threads = []
+            for _ in range(len(os.sched_getaffinity(0))):
+                process = subprocess.Popen(
+                    [sys.executable, __file__, "--worker"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env=environment,
+                )
+                self._processes.append(process)
+                threads.append(threading.Thread(target=self._drive, args=(process, progress), daemon=True))
+            try:
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+            finally:
+                self._is_stopped = True
+                for process in self._processes:
+                    process.kill()
+
+    def _drive(self, process: subprocess.Popen[str], progress: Any) -> None:
+        """Give a worker its tasks, one after the other."""
+        assert process.stdin is not None and process.stdout is not None
+        ready = process.stdout.readline().strip()
+        if ready != self._mark:
+            with self._lock:
+                self.failed.append("a worker did not start" if not ready else "a worker has other sources")
+            return
+        while True:
+            with self._lock:
+                task = next(self._tasks, None)
+                if task is None:
+                    return
+                progress.set_description(task[0], refresh=False)
+            try:
+                process.stdin.write(json.dumps(task) + "\n")
+                process.stdin.flush()
+                reply = process.stdout.readline()
+            except BrokenPipeError:
+                reply = ""
+            row = json.loads(reply) if reply else {"error": f"{task[0]}: the worker died in part {task[1]}"}
+            with self._lock:
+                if self._is_stopped:
+                    return
+                if "error" in row:
+                    progress.write(row["error"])
+                    if task[0] not in self.failed:
+                        self.failed.append(task[0])
+                else:
+                    self.states[task[0]].add(row)
+                    progress.update(CHUNKS // PARTS)
+            if not reply:
+                return
+
+
+def row_of(case: Case, state: State) -> Row:
+    """The whole of a case. The digest is of all parts in their order, whoever computed them and when."""
+    parts = [state.parts[number] for number in range(PARTS)]
+    return {
+        "op": case.op.name,
+        "case": case.name,
+        "patterns": CHUNK * CHUNKS,
+        "on_python": sum(part["on_python"] for part in parts),
+        "mismatches": 0,
+        "ulps": max(part["ulps"] for part in parts),
+        "ulps_of_backends": max(part["ulps_of_backends"] for part in parts),
+        "seconds": round(sum(part["seconds"] for part in parts), 1),
+        "digest": hashlib.sha256("".join(part["digest"] for part in parts).encode()).hexdigest(),
+    }
+
+
+INTRODUCTION = """\
+# Every number of float32
+
+Made by `make sweep`: all 2^32 patterns of float32 through every op, on the native backend. The result and the gradient
+are compared with NumPy, written from [the contract](contract.md) and not from the code, and with ml_dtypes for the
+formats of few bits. All bits have to agree, the payload of a NaN aside. Where a surrogate gradient is not exact, the
+table says how many ulp it is from NumPy in float64 at most.
+
+The Python backend computes the same patterns, to the same bits. Where it is slow it computes one eighth of them, of
+every sign and exponent. Its transcendental surrogates are within 2 ulp of the native ones.
+
+No pattern differs. {machine}.
+The seconds are those of one core. The digest is of all bits of results and gradients; the whole of it is beside this
+page, in `sweep/results.json`.
+"""
+HEADS = ("arguments", "Python backend", "ulp from NumPy", "between backends", "seconds", "digest")
+SHARES = {0: "none", CHUNK * CHUNKS // 8: "an eighth", CHUNK * CHUNKS: "all"}
+
+
+def page(results: Row) -> str:
+    m = results["machine"]
+    where = f"Computed with torch {m['torch']} on {m['processor']} ({m['instructions']})"
+    lines = [INTRODUCTION.format(machine=where)]
+    for op in dict.fromkeys(row["op"] for row in results["results"]):
+        lines += [f"## {op}", "", f"| {' | '.join(HEADS)} |", "|---" * len(HEADS) + "|"]
+        for row in results["results"]:
+            if row["op"] == op:
+                arguments = row["case"].removeprefix(op).removeprefix(", ")
+                shown = [SHARES[row["on_python"]], row["ulps"], row["ulps_of_backends"], round(row["seconds"])]
+                lines.append(f"| {arguments} | {' | '.join(map(str, shown))} | `{row['digest'][:16]}` |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def chosen(only: str | None) -> list[Case]:
+    """The cases of an op, or those that have the text in their names."""
+    if only is None:
+        return CASES
+    found = [case for case in CASES if case.op.name == only] or [case for case in CASES if only in case.name]
+    return found or sys.exit(f"no case has {only!r} in its name")
+
+
+def results_of(before: Path, head: Row) -> dict[str, Row]:
+    """The results of before, which those of a part are put among."""
+    if not before.exists():
+        sys.exit(f"{before} does not exist: sweep all of it first")
+    results = json.loads(before.read_text())
+    for key, value in head.items():
+        if results[key] != value:
+            sys.exit(f"{before} has another {key}: {results[key]}")
+    return {row["case"]: row for row in results["results"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", metavar="TEXT", help="an op, or a part of cases' names: sweep these again")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work()
+        return
+    cases = chosen(arguments.only)
+    head = {"machine": machine(), "library": library()}
+    rows = results_of(RESULTS, head) if arguments.only else {}
+    sweep = Sweep(cases, fingerprint())
+    try:
+        sweep.run()
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; `make sweep` goes on from here")
+    if sweep.failed:
+        sys.exit(f"failed: {'; '.join(sweep.failed)}")
+    rows |= {case.name: row_of(case, sweep.states[case.name]) for case in cases}
+    results = {**head, "results": [rows[case.name] for case in CASES if case.name in rows]}
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    PAGE.write_text(page(results))
+    for state in sweep.states.values():
+        state.remove()
+    print(f"{PAGE.relative_to(ROOT)}: {len(results['results'])} cases, none of which differs")
+
+
+if __name__ == "__main__":
+    main()
