@@ -206,7 +206,7 @@ def along(of_blocks: Array, x: Array, block: int | None, dim: int) -> Array:
         return of_blocks
     length = x.shape[dim]
     repeated = np.repeat(of_blocks, max(length, 1) if block is None else block, axis=dim)
-    return np.take(repeated, np.arange(length), axis=dim)
+    return repeated if repeated.shape[dim] == length else np.take(repeated, np.arange(length), axis=dim)
 
 
 def fake_quantize_blocks(

@@ -25,8 +25,8 @@ INTEGER = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
 
 
 def clamp(x: Array, low: Array, high: Array) -> Array:
-    raised = np.where(np.isnan(low) | np.isnan(x), low + x, np.where(x < low, low, x))
-    return np.where(np.isnan(high) | np.isnan(raised), raised + high, np.where(raised > high, high, raised))
+    raised = np.where((x < low) | np.isnan(low), low, x)
+    return np.where((raised > high) | np.isnan(high), high, raised)
 
 
 def clamp_gradient(x: Array, low: Array, high: Array) -> tuple[Array, Array, Array]:
@@ -228,13 +228,17 @@ class Op:
         return [(g.double() * slope).sum_to_size(t.shape) for slope, t in zip(slopes, tensors)]
 
     def _computed(self, function: Callable[..., Any], x: Tensor) -> Array:
-        wide = np.float32 if self.is_rounded and x.dtype != torch.float64 else np.float64
+        wide = torch.float32 if self.is_rounded and x.dtype != torch.float64 else torch.float64
         arrays = [
-            in_float64(a) if isinstance(a, Tensor) else a if a is None or isinstance(a, str) else rounded(a, x.dtype)
-            for a in self.arguments_for(x)
+            in_dtype(wide, a)
+            if isinstance(a, Tensor)
+            else a
+            if a is None or isinstance(a, str)
+            else in_dtype(wide, rounded(a, x.dtype))
+            for a in (x, *self.arguments_for(x))
         ]
         with np.errstate(all="ignore"):
-            result = function(*(a.astype(wide) if isinstance(a, np.ndarray) else a for a in (in_float64(x), *arrays)))
+            result = function(*arrays)
         return np.asarray(np.broadcast_arrays(*result) if isinstance(result, tuple) else result)
 
     def __str__(self) -> str:
@@ -242,14 +246,18 @@ class Op:
         return f"{self.name}({', '.join(shown)})" if shown else self.name
 
 
-def in_float64(tensor: Tensor) -> Array:
-    array: Array = tensor.detach().cpu().to(torch.float64).numpy()
+def in_dtype(dtype: torch.dtype, tensor: Tensor) -> Array:
+    array: Array = tensor.detach().cpu().to(dtype).numpy()
     return array
 
 
-def rounded(number: float, dtype: torch.dtype) -> Array:
+def in_float64(tensor: Tensor) -> Array:
+    return in_dtype(torch.float64, tensor)
+
+
+def rounded(number: float, dtype: torch.dtype) -> Tensor:
     """A number as the op uses it: rounded to x's dtype."""
-    return in_float64(torch.tensor(number, dtype=torch.float64).to(dtype))
+    return torch.tensor(number, dtype=torch.float64).to(dtype)
 
 
 def straight_through(x: Tensor, hard: Tensor) -> Tensor:

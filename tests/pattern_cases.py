@@ -32,7 +32,7 @@ def sign(name: str, *arguments: Any, passes: Callable[..., Array] | None = None)
         "binary_sign_ste": lambda x, low, *_: np.where(x >= 0, 1.0, low),
         "ternary_sign_ste": lambda x, *_: np.sign(np.nan_to_num(x)),
     }
-    return row(name, *arguments, reference=references[name], passes=passes)
+    return row(name, *arguments, reference=references[name], passes=passes, is_rounded=True)
 
 
 def number(value: float) -> Callable[[Tensor], Tensor]:

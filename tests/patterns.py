@@ -208,12 +208,19 @@ def _distance(actual: Tensor, expected: Tensor, allowed: int, slack: Tensor | No
     assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
     if torch.equal(actual.view(torch.int32), expected.view(torch.int32)):
         return _Distance(0, None)
-    ordered = [_ordered(bits(tensor)) for tensor in (actual, expected)]
-    ulps = (ordered[0] - ordered[1]).abs()
+    patterns = [_pattern(tensor) for tensor in (actual, expected)]
+    if (patterns[0] ^ patterns[1]).amin() < 0:  # a sign is another
+        patterns = [_ordered(pattern) for pattern in patterns]
+    ulps = (patterns[0] - patterns[1]).abs()
     if slack is not None:
         ulps = torch.where((actual - expected).abs() <= slack, 0, ulps)
     largest = int(ulps.max())
     return _Distance(largest, ulps > allowed if largest > allowed else None)
+
+
+def _pattern(tensor: Tensor) -> Tensor:
+    """As `bits` has it, in a third of the time where there is no NaN."""
+    return bits(tensor) if np.isnan(tensor.numpy().max()) else tensor.view(torch.int32)
 
 
 def _ordered(pattern: Tensor) -> Tensor:
@@ -239,8 +246,5 @@ def _digest(tensors: Sequence[Tensor]) -> int:
     """Of 64 bits: a sum with odd factors at random, which costs a tenth of a cryptographic one."""
     total = 0
     for i, tensor in enumerate(tensors):
-        array = tensor.numpy()
-        if np.isnan(array.max()):
-            array = bits(tensor).numpy()
-        total += (2 * i + 1) * int(np.dot(array.view(np.uint64), _WEIGHTS))
+        total += (2 * i + 1) * int(np.dot(_pattern(tensor).numpy().view(np.uint64), _WEIGHTS))
     return total % 2**64
