@@ -71,7 +71,7 @@ def test_a_case_is_its_parts_in_order(tool: ModuleType, tmp_path: Path) -> None:
     state.add(part(12, digest="another"))
     assert tool.row_of(ROUND, state)["digest"] != rows[0]["digest"]
     results = {"machine": {"torch": "2.0", "processor": "some", "instructions": "all"}, "results": rows[:1]}
-    assert f"|  | all | 2 | 0 | 256 | `{rows[0]['digest'][:16]}` |" in tool.page(results)
+    assert f"| none | all | 2 | 0 | 256 | `{rows[0]['digest'][:16]}` |" in tool.page(results)
 
 
 def test_a_part(tool: ModuleType) -> None:

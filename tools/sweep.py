@@ -259,14 +259,18 @@ INTRODUCTION = """\
 Made by `make sweep`: all 2^32 patterns of float32 through every op, on the native backend. The result and the gradient
 are compared with NumPy, written from [the contract](contract.md) and not from the code, and with ml_dtypes for the
 formats of few bits. All bits have to agree, the payload of a NaN aside. Where a surrogate gradient is not exact, the
-table says how many ulp it is from NumPy in float64 at most.
+table says by how many ulp it differs from NumPy in float64 at most; beside that, what underflows in `atan` and
+`fast_sigmoid` may be 0, and the differences in `polynomial` and `triangle` have the error of their terms.
 
-The Python backend computes the same patterns, to the same bits. Where it is slow it computes one eighth of them, of
-every sign and exponent. Its transcendental surrogates are within 2 ulp of the native ones.
+The Python backend computes the same patterns, to the same bits; its transcendental surrogates may differ by 2 ulp.
+Where it is slow it computes one eighth of them, of every sign and exponent. `quantize` is made of ops that are in the
+table, on both backends.
 
-No pattern differs. {machine}.
-The seconds are those of one core. The digest is of all bits of results and gradients; the whole of it is beside this
-page, in `sweep/results.json`.
+The blocks of two have every magnitude as the largest of a block, beside a smaller one that is negative. The others have
+every pattern once: in order, or spread, so that numbers of eight exponents and both signs are in one block.
+
+No pattern differs. {machine}. The seconds are those of one core.
+The digest is of all bits of results and gradients; the whole of it is beside this page, in `sweep/results.json`.
 """
 HEADS = ("arguments", "Python backend", "ulp from NumPy", "between backends", "seconds", "digest")
 SHARES = {0: "none", CHUNK * CHUNKS // 8: "an eighth", CHUNK * CHUNKS: "all"}
@@ -280,7 +284,7 @@ def page(results: Row) -> str:
         lines += [f"## {op}", "", f"| {' | '.join(HEADS)} |", "|---" * len(HEADS) + "|"]
         for row in results["results"]:
             if row["op"] == op:
-                arguments = row["case"].removeprefix(op).removeprefix(", ")
+                arguments = row["case"].removeprefix(op).removeprefix(", ") or "none"
                 shown = [SHARES[row["on_python"]], row["ulps"], row["ulps_of_backends"], round(row["seconds"])]
                 lines.append(f"| {arguments} | {' | '.join(map(str, shown))} | `{row['digest'][:16]}` |")
         lines.append("")
@@ -295,14 +299,14 @@ def chosen(only: str | None) -> list[Case]:
     return found or sys.exit(f"no case has {only!r} in its name")
 
 
-def results_of(before: Path, head: Row) -> dict[str, Row]:
+def rows_before(head: Row) -> dict[str, Row]:
     """The results of before, which those of a part are put among."""
-    if not before.exists():
-        sys.exit(f"{before} does not exist: sweep all of it first")
-    results = json.loads(before.read_text())
+    if not RESULTS.exists():
+        sys.exit(f"{RESULTS.relative_to(ROOT)} does not exist: sweep all of it first")
+    results = json.loads(RESULTS.read_text())
     for key, value in head.items():
         if results[key] != value:
-            sys.exit(f"{before} has another {key}: {results[key]}")
+            sys.exit(f"{RESULTS.relative_to(ROOT)} has another {key}: {results[key]}")
     return {row["case"]: row for row in results["results"]}
 
 
@@ -316,7 +320,7 @@ def main() -> None:
         return
     cases = chosen(arguments.only)
     head = {"machine": machine(), "library": library()}
-    rows = results_of(RESULTS, head) if arguments.only else {}
+    rows = rows_before(head) if arguments.only else {}
     sweep = Sweep(cases, fingerprint())
     try:
         sweep.run()
