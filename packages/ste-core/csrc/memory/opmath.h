@@ -88,7 +88,7 @@ inline Bits bits_of(const Vectorized<float>& v) {
 // The lower half of one and the upper half of the other.
 inline Bits halves(const Bits& lower, const Bits& upper) {
 #if defined(CPU_CAPABILITY_AVX512)
-  return _mm512_mask_blend_epi16(0xAAAAAAAA, lower, upper);
+  return _mm512_mask_blend_epi16(0xAAAAAAAA, __m512i(lower), __m512i(upper));
 #elif defined(CPU_CAPABILITY_AVX2)
   return _mm256_blend_epi16(lower, upper, 0xAA);
 #else
@@ -172,7 +172,7 @@ using Doubles = Vectorized<double>;
 // Both halves of a vector, in double.
 inline std::array<Doubles, 2> in_double(const Vectorized<float>& v) {
 #if defined(CPU_CAPABILITY_AVX512)
-  return {_mm512_cvtps_pd(_mm512_castps512_ps256(v)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1))};
+  return {_mm512_cvtps_pd(_mm512_castps512_ps256(v)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(__m512(v), 1))};
 #elif defined(CPU_CAPABILITY_AVX2)
   return {_mm256_cvtps_pd(_mm256_castps256_ps128(v)), _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1))};
 #else
