@@ -35,6 +35,7 @@ extensions = [
     "pictures",
     "reference",
     "surrogates",
+    "tables",
 ]
 exclude_patterns = ["extensions", "inventories", "bench", "matrix", "peers"]
 

@@ -1,12 +1,14 @@
 """Make the table of docs/jobs.md from the results that `make jobs` records in docs/jobs.
 
-One row a job, one column a quantizer. A cell is "pass" where the job passed on each backend with each torch.
+One row a job, one column a quantizer. A cell says that it passed where it did on each backend with each torch.
 """
 
 import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from matrix import PASS, SYMBOLS
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -23,10 +25,12 @@ INTRODUCTION = """\
 Made by `make jobs`, from the results of tests that compare values. A column is a pair of quantizers of
 {{mod}}`ste.nn`, on the weights and on the inputs of a small network; a row is something that is done with it.
 
-- **pass**: it holds on {runs}.
-- **refused**: an error that says why, below the table, and no wrong number.
+| | |
+|---|---|
+| ✓ | **pass**: it holds on {runs} |
+| ⊘ | **refused**: an error that says [why](#why-some-are-refused), and no wrong number |
 
-The machine-readable results are beside this page, in `jobs/`.
+Where a cell is empty, the job is not one of that quantizer. The machine-readable results are in `docs/jobs/`.
 """
 
 
@@ -44,7 +48,7 @@ def cell(outcomes: list[tuple[str, str] | None], notes: list[str]) -> str:
         if reason not in notes:
             notes.append(reason)
     marks = "".join(f' <a href="#n{notes.index(reason) + 1}">[{notes.index(reason) + 1}]</a>' for reason in reasons)
-    return f"refused{marks}" if reasons else "pass"
+    return f"{SYMBOLS['refused']}{marks}" if reasons else PASS
 
 
 def page(results: list[dict[str, Any]]) -> str:

@@ -5,6 +5,7 @@ column that was run when there were other rows than in the last run is left out 
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,47 +16,84 @@ RESULTS = ROOT / "docs" / "matrix"
 PAGE = ROOT / "docs" / "matrix.md"
 
 SUBJECTS = {"native": "native", "python": "Python", "idiom": "detach idiom", "function": "Function"}
+OURS = ("native", "python")
+
+# The site colours a cell by the symbol that it begins with: docs/extensions/tables.py.
+PASS = "✓"
+SYMBOLS = {"wrong": "✗", "refused": "⊘"}
+
+Result = dict[str, Any]
 
 INTRODUCTION = """\
 # The matrix: every transform, on both backends
 
 Made by `make matrix`, from the results of tests that compare values: forward, first derivative, and second where there
-is one. A column is a backend and a version of torch. The last two are what people use in our place, run by the same
-code: the detach idiom `x + (f(x) - x).detach()`, and a `torch.autograd.Function` as PyTorch's guide has it
+is one. A column is a backend and a version of torch. The last two are what people use instead, run by the same code:
+the detach idiom `x + (f(x) - x).detach()`, and a `torch.autograd.Function` as PyTorch's guide has it
 (`setup_context`, `generate_vmap_rule = True`).
 
-- **pass**: all cases of the row, over all ops, hold.
-- **refused**: an error, and no wrong number. Ours say why below the table; where it is PyTorch itself that fails,
-  the test shows that `x.clone()` in the op's place fails in the same row.
-- **wrong**: other values than the contract's, and no error.
+| | |
+|---|---|
+| ✓ | **pass**: all cases of the row hold, over all ops |
+| ⊘ | **refused**: an error, and no wrong number. Ours say why [below](#why-some-are-refused); where it is PyTorch \
+itself that fails, the test shows that `x.clone()` fails in the same row |
+| ✗ | **wrong**: other values than the contract's, and no error |
 
-Where only some of the cases are not passed, their number is stated: "wrong 3/12" is three of twelve. Outside the rows
-on values to the bit, x is a multiple of 1/4, on which the idiom's `x + (f(x) - x)` is exact. The machine-readable
-results are beside this page, in `matrix/`.
+✗ 3/12 is three of twelve cases. Outside the rows on values to the bit, x is a multiple of 1/4, on which the idiom's
+`x + (f(x) - x)` is exact. The machine-readable results are in `docs/matrix/`.
+
+## Counts
+
+The rows that pass.
 """
 
 
-def cell(row: dict[str, Any], notes: list[str], ours: bool) -> str:
+def outcomes(row: dict[str, Any]) -> list[str]:
+    """Of one cell: how many cases are wrong and how many are refused, or that all pass."""
     total = row["passed"] + len(row["not_passed"])
-    if not row["not_passed"]:
-        return "pass"
+    kinds = [kind for kind, _ in row["not_passed"].values()]
     parts = []
-    for kind in ("wrong", "refused"):
-        reasons = [reason for case_kind, reason in row["not_passed"].values() if case_kind == kind]
-        if reasons:
-            share = "" if len(reasons) == total else f" {len(reasons)}/{total}"
-            parts.append(f"**wrong**{share}" if kind == "wrong" else f"refused{share}")
-            for reason in dict.fromkeys(reasons) if ours else ():
-                if reason not in notes:
-                    notes.append(reason)
-                number = notes.index(reason) + 1
-                parts[-1] += f' <a href="#n{number}">[{number}]</a>'
-    return ", ".join(parts)
+    for kind, symbol in SYMBOLS.items():
+        if count := kinds.count(kind):
+            parts.append(symbol if count == total else f"{symbol}\N{NO-BREAK SPACE}{count}/{total}")
+    return parts or [PASS]
 
 
-def page(results: list[dict[str, Any]]) -> str:
-    order = list(SUBJECTS)
-    results = sorted(results, key=lambda r: (order.index(r["subject"]) // 2, Version(r["torch"]), r["subject"]))
+def cell(row: dict[str, Any], notes: list[str], ours: bool) -> str:
+    reasons = dict.fromkeys(reason for _, reason in row["not_passed"].values()) if ours else {}
+    notes += [reason for reason in reasons if reason not in notes]
+    numbers = [notes.index(reason) + 1 for reason in reasons]
+    return ", ".join(outcomes(row)) + "".join(f' <a href="#n{number}">[{number}]</a>' for number in numbers)
+
+
+def head(result: Result) -> str:
+    return f"{SUBJECTS[result['subject']]}, {result['torch']}"
+
+
+def anchor(title: str) -> str:
+    """Of a heading, as GitHub and the site make it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def counts(results: list[Result], groups: dict[str, list[str]]) -> list[str]:
+    """A line for each group, and how many of its rows pass in each column: marked where it is all of them."""
+
+    def line(title: str, chosen: list[str]) -> str:
+        total = sum(len(groups[group]) for group in chosen)
+        passed = [sum(not row["not_passed"] for row in r["rows"] if row["group"] in chosen) for r in results]
+        cells = [f"{PASS}\N{NO-BREAK SPACE}{count}" if count == total else str(count) for count in passed]
+        return f"| {title} | {' | '.join(cells)} | {total} |"
+
+    return [
+        f"| | {' | '.join(map(head, results))} | of |",
+        "|---" * (len(results) + 2) + "|",
+        *(line(f"[{group}](#{anchor(group)})", [group]) for group in groups),
+        line("**all**", list(groups)),
+        "",
+    ]
+
+
+def page(results: list[Result]) -> str:
     groups: dict[str, list[str]] = {}
     for result in results:
         for row in result["rows"]:
@@ -63,15 +101,14 @@ def page(results: list[dict[str, Any]]) -> str:
             if row["row"] not in rows:
                 rows.append(row["row"])
     columns = [{(row["group"], row["row"]): row for row in result["rows"]} for result in results]
-    heads = [f"{SUBJECTS[result['subject']]}, {result['torch']}" for result in results]
-    lines = [INTRODUCTION]
+    heads = " | ".join(map(head, results))
+    lines = [INTRODUCTION, *counts(results, groups)]
     notes: list[str] = []
     for group, rows in groups.items():
-        lines += [f"## {group}", "", f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+        lines += [f"## {group}", "", f"| | {heads} |", "|---" * (len(results) + 1) + "|"]
         for name in rows:
             cells = [
-                cell(column[group, name], notes, result["subject"] in ("native", "python"))
-                for result, column in zip(results, columns)
+                cell(column[group, name], notes, result["subject"] in OURS) for result, column in zip(results, columns)
             ]
             lines.append(f"| {name} | {' | '.join(cells)} |")
         lines.append("")
@@ -80,11 +117,12 @@ def page(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def rows_of(result: dict[str, Any]) -> set[tuple[str, str]]:
+def rows_of(result: Result) -> set[tuple[str, str]]:
     return {(row["group"], row["row"]) for row in result["rows"]}
 
 
-def main() -> None:
+def last_results() -> list[Result]:
+    """In the order of the columns."""
     files = {file: json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))}
     last = max(files, key=lambda file: file.stat().st_mtime)
     results = []
@@ -93,6 +131,12 @@ def main() -> None:
             results.append(result)
         else:
             print(f"{file.relative_to(ROOT)} has other rows than {last.name}, and is left out until it is run again")
+    order = list(SUBJECTS)
+    return sorted(results, key=lambda r: (order.index(r["subject"]) // 2, Version(r["torch"]), r["subject"]))
+
+
+def main() -> None:
+    results = last_results()
     PAGE.write_text(page(results))
     print(f"{PAGE.relative_to(ROOT)}: {len(results)} columns")
 

@@ -97,7 +97,7 @@ column. [The contract](../contract.md) says it in words.
 """
 
 SLOPES = """
-The gradients of the signs, $h(x)$, by [surrogate](../guides/surrogates.md), with its default alpha:
+The gradients of the signs, $h(x)$, by [surrogate](../guides/surrogates.md), with its default alpha, to three digits:
 
 """
 
@@ -173,11 +173,11 @@ def values_page() -> str:
 def slopes() -> list[str]:
     x = torch.tensor([-math.inf, -1.5, -1.0, -0.5, -0.0, 0.0, 0.5, 1.0, 1.5, math.inf, math.nan])
     lines = [f"| x | {' | '.join(map(shown, x.tolist()))} |", "|---" * (len(x) + 1) + "|"]
-    return lines + [f"| `{kind.name}` | {' | '.join(map(shown, slope(kind, x).tolist()))} |" for kind in TABLE]
+    return lines + [f"| `{kind.name}` | {' | '.join(shown(h, 3) for h in slope(kind, x).tolist())} |" for kind in TABLE]
 
 
-def shown(number: float) -> str:
-    return f"{number:g}".replace("-", "−").replace("inf", "∞")  # noqa: RUF001 - signs of mathematics, on purpose
+def shown(number: float, digits: int = 6) -> str:
+    return f"{number:.{digits}g}".replace("-", "−").replace("inf", "∞")  # noqa: RUF001 - signs of mathematics, on purpose
 
 
 def write_pages(app: Sphinx) -> None:
