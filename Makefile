@@ -93,6 +93,7 @@ endif
 	  env $$run STE_MATRIX_RESULTS=docs/matrix/torch-$(TORCH)-$$subject.json $(pytest) tests/matrix $(PYTEST_ARGS); \
 	done
 	$(python) tools/matrix.py
+	$(python) tools/figures.py
 
 # One run for each backend.
 jobs: core
@@ -125,6 +126,7 @@ bench_results := $(if $(QUICK),build,docs)/bench/results.json
 bench: core $(env)/bench.stamp $(if $(PEERS),$(env)/peers.stamp)
 	$(python) tools/bench.py $(if $(PEERS),--peers) $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(bench_results)
 	$(python) tools/bench_report.py $(bench_results)
+	$(if $(QUICK),,$(python) tools/figures.py)
 
 # What the guides say of snntorch, spikingjelly, gfloat and torchao. `make test` leaves it out, for it takes their packages.
 peers: core $(env)/peers.stamp

@@ -31,13 +31,14 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx-mathjax-offline",
     "sphinx_copybutton",
+    "demo",
     "differences",
     "pictures",
     "reference",
     "surrogates",
     "tables",
 ]
-exclude_patterns = ["extensions", "inventories", "bench", "matrix", "peers"]
+exclude_patterns = ["extensions", "inventories", "bench", "matrix", "demo", "peers"]
 
 nitpicky = True
 nitpick_ignore_regex = [
@@ -95,5 +96,6 @@ intersphinx_mapping = {
 html_theme = "furo"
 html_title = f"ste {version}"
 html_static_path = ["static"]
+html_favicon = "static/favicon.svg"
 html_css_files = ["site.css"]
 html_show_sourcelink = False

@@ -8,8 +8,8 @@ build/site-pictures, to be looked at.
 import functools
 import http.server
 import importlib.util
-import json
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ if importlib.util.find_spec("ste_core") is None:  # the site has its Python part
     sys.path.append(str(ROOT / "packages" / "ste-core" / "src"))
 sys.path.append(str(ROOT / "tools"))
 
-from bench_report import figures  # noqa: E402 - found by the path that stands above
+import figures  # noqa: E402 - found by the path that stands above
 
 SITE = ROOT / "build" / "site"
 PICTURES = ROOT / "build" / "site-pictures"
@@ -219,9 +219,32 @@ def test_links(pages: dict[str, Links], page: str) -> None:
             assert unquote(anchor) in pages[target].anchors, link
 
 
-def test_the_figures_of_the_readme_are_those_of_the_benchmark() -> None:
-    results = json.loads((ROOT / "docs" / "bench" / "results.json").read_text())["results"]
-    assert figures(results) in (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("page", figures.PAGES, ids=lambda page: page.name)
+def test_figures_are_those_of_the_results(page: Path) -> None:
+    text = page.read_text()
+    assert "<!-- figures: matrix -->" in text
+    assert figures.with_figures(text, figures.PAGES[page]) == text
+
+
+CARDS = 4
+
+
+@pytest.mark.parametrize("card", range(CARDS))
+def test_two_clicks_from_the_front_page_to_code_that_runs(
+    browser: Browser, address: str, card: int, tmp_path: Path
+) -> None:
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto(address)
+    assert page.locator(".card a").count() == CARDS
+    page.locator(".card a").nth(card).click()
+    page.locator(":target button.copybtn").first.click()
+    code = page.evaluate("navigator.clipboard.readText()")
+    context.close()
+    assert "import ste" in code
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout
 
 
 def documented() -> set[str]:

@@ -8,17 +8,19 @@ same initial weights and over the same batches, is trained at full precision, wi
 activations that are both binary, and once more with 4 bits but with ``torch.round`` in the place of ``ste.round_ste``.
 Every convolutional and linear layer is quantized, the first and the last included.
 
-It prints a table and draws a figure. Both are the same in every run on a machine, with any number of cores: each
-network is trained on one thread, in one of as many processes as there are cores. (With the other backend a learned
-scale is not the same to the bit, since its gradient is summed in another order.) The accuracy is that of all images,
-each of them classified by a network that was trained without its quarter of the data, after the last epoch. (The number
-of epochs and the rates were chosen by looking at these accuracies.)
+It prints a table, draws a figure, and writes the numbers of both beside it, in a file of JSON. They are the same in
+every run on a machine, with any number of cores: each network is trained on one thread, in one of as many processes as
+there are cores. (With the other backend a learned scale is not the same to the bit, since its gradient is summed in
+another order.) The accuracy is that of all images, each of them classified by a network that was trained without its
+quarter of the data, after the last epoch. (The number of epochs and the rates were chosen by looking at these
+accuracies.)
 """
 
 if __name__ == "__main__":
     print("Importing torch and scikit-learn ...", flush=True)  # which takes seconds where the cores are busy
 
 import argparse
+import json
 import math
 import multiprocessing
 import os
@@ -405,6 +407,22 @@ def draw(results: list[Result], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def write(results: list[Result], path: Path) -> None:
+    """The numbers. The plots of the documentation's front page are made of them."""
+    networks = [
+        {
+            "name": r.configuration.name,
+            "weight_bits": r.configuration.weight_bits,
+            "activation_bits": r.configuration.activation_bits,
+            "losses": [round(loss, 4) for loss in r.losses],
+            "accuracy": round(r.accuracy, 4),
+            "moved": round(r.moved, 4),
+        }
+        for r in results
+    ]
+    path.write_text(json.dumps({"torch": torch.__version__, "networks": networks}, indent=1) + "\n")
+
+
 def broken_claims(results: list[Result]) -> list[str]:
     """What this demonstration claims and these results do not show."""
     of = {r.configuration: r for r in results}
@@ -444,7 +462,9 @@ def main() -> int:
     seconds = time.perf_counter() - start
     print_table(results)
     draw(results, arguments.output)
-    print(f"Figure: {arguments.output}. {seconds:.0f} seconds, in {arguments.workers} processes of one thread each.")
+    write(results, numbers := arguments.output.with_suffix(".json"))
+    print(f"Figure: {arguments.output}. Its numbers: {numbers}.")
+    print(f"{seconds:.0f} seconds, in {arguments.workers} processes of one thread each.")
     broken = broken_claims(results) if arguments.check else []
     for claim in broken:
         print(f"This claim does not hold: {claim}.", file=sys.stderr)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -84,11 +85,21 @@ def test_the_names_of_the_reference(module: str) -> None:
     assert set(REFERENCE[module]) <= set(getattr(ste, module).__all__)
 
 
+PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
 @pytest.mark.repository
-def test_readme_code_runs() -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert blocks
-    namespace: dict[str, object] = {}
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_code_of_the_front_page_runs(page: str) -> None:
+    """Its first two blocks, before and after, compute the same."""
+    x, s = torch.linspace(-3, 3, 1001), torch.tensor(0.25)
+    namespace: dict[str, Any] = {"ste": ste, "x": x, "s": s}
+    before, after, *blocks = PYTHON_BLOCK.findall((ROOT / page).read_text())
+    found = []
+    for block in (before, after):
+        exec(block, namespace)
+        found.append(namespace.pop("y"))
+    assert torch.equal(*found)
     for block in blocks:
         exec(block, namespace)
 

@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 
@@ -201,53 +200,6 @@ def instructions(rows: Sequence[Row]) -> list[str]:
     return [*lines, f"| total | {totals[0]:,.0f} | {totals[1]:,.0f} | {totals[1] - totals[0]:+,.0f} |", ""]
 
 
-ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
-BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
-
-
-def figures(rows: Sequence[Row]) -> str:
-    """The figures of the README: a step of training, then a call, a large tensor, and memory."""
-
-    def line(title: str, **chosen: Any) -> str:
-        of = {r["competitor"]: r["ratio"] for r in rows if all(r[field] == value for field, value in chosen.items())}
-        return f"| {title} | " + " | ".join(f"{of[column]:.1f}" for column in (NATIVE, "idiom", "Function")) + " |"
-
-    large = {"dtype": "float32", "layout": "contiguous", "elements": 10**7}
-    lines = [
-        "| | ste, native | detach idiom | `autograd.Function` |",
-        "|---|---|---|---|",
-        line("a call of `round_ste`: the time of `torch.round`", section="call", op="round_ste"),
-        line(
-            "`binary_sign_ste(x, low=-1)` of 10 million numbers: the time of `torch.round`",
-            section="forward",
-            op="binary_sign_ste, low=-1",
-            **large,
-        ),
-        line("peak memory of its forward and backward, in tensors", section="memory", op="binary_sign_ste, low=-1"),
-    ]
-    return "\n".join(["", *figures_of_steps(rows), *lines, "", ""])
-
-
-def figures_of_steps(rows: Sequence[Row]) -> list[str]:
-    """On one thread and on all, beside whoever was measured."""
-    of = {(r["op"], r["competitor"], r["threads"]): r["ratio"] for r in rows if r["section"] == "step"}
-    networks, threads = dict.fromkeys(op for op, _, _ in of), sorted({count for _, _, count in of})
-    shown = [name for name in (NATIVE, "torch.ao", "Brevitas") if any(key[1] == name for key in of)]
-    titles = [{NATIVE: "`ste.nn`", "torch.ao": "torch.ao's FakeQuantize"}.get(name, name) for name in shown]
-    lines = [
-        f"A training step with weights and inputs of 4 bits: the time of the step in float32, on {threads[0]} thread",
-        f"and on {threads[-1]}.",
-        "",
-        f"| | {' | '.join(titles)} |",
-        "|---" * (len(shown) + 1) + "|",
-    ]
-    for network in networks:
-        cells = [" / ".join(f"{of[network, name, count]:.2f}" for count in threads) for name in shown]
-        lines.append(f"| {network} | {' | '.join(cells)} |")
-    return [*lines, "", "One op:", ""]
-
-
 def main() -> None:
     file = Path(sys.argv[1])
     data = json.loads(file.read_text())
@@ -347,9 +299,6 @@ def main() -> None:
         "",
     ]
     file.parent.with_suffix(".md").write_text("\n".join(page))
-    if file.resolve().is_relative_to(ROOT / "docs"):
-        before, rest = README.read_text().split(BEGIN)
-        README.write_text(before + BEGIN + figures(rows) + END + rest.split(END)[1])
     print("\n".join(lines))
 
 

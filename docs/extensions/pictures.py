@@ -1,7 +1,4 @@
-"""Draws each op of the table and its gradients, by calling the op, and puts the picture into its documentation.
-
-The README's picture is one of them.
-"""
+"""Draws each op of the table and its gradients, by calling the op, and puts the picture into its documentation."""
 
 import inspect
 from dataclasses import replace
@@ -17,7 +14,6 @@ from sphinx.application import Sphinx
 from torch import Tensor
 
 FOLDER = "generated"
-README = "round_ste"
 THEMES = {"light": "default", "dark": "dark_background"}
 
 
@@ -97,8 +93,6 @@ def draw_all(app: Sphinx) -> None:
     for op in DRAWN:
         for theme in THEMES:
             draw(op, theme, folder / f"{op.name}-{theme}.svg")
-            if op.name == README:
-                draw(op, theme, Path(app.srcdir, "static", f"{op.name}-{theme}.svg"))
 
 
 def picture(op: Op) -> list[str]:

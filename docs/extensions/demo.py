@@ -1,0 +1,79 @@
+"""Draws what examples/digits.py found, from docs/demo/digits.json: the front page's plots, and the README's."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from pictures import THEMES
+from sphinx.application import Sphinx
+
+Network = dict[str, Any]
+
+FULL, FOUR, WITHOUT = "full precision", "4 bits, learned", "4 bits, torch.round"
+# Of the colours of Okabe and Ito, which the colour-blind can tell apart; full precision has that of the text.
+COLORS = {FOUR: "#0072B2", WITHOUT: "#D55E00"}
+DARK = {FOUR: "#56B4E9", WITHOUT: "#E69F00"}
+
+
+def draw_losses(axes: Axes, networks: list[Network], colors: dict[str, str]) -> None:
+    """Three of them: the others lie between."""
+    names = {FULL: "full precision", FOUR: "4 bits, with ste", WITHOUT: "4 bits, with torch.round"}
+    for network in networks:
+        if network["name"] in names:
+            epochs = range(1, len(network["losses"]) + 1)
+            dashes = {FULL: (0, (1, 1.5)), WITHOUT: (0, (4, 2))}.get(network["name"], "-")
+            axes.plot(
+                epochs,
+                network["losses"],
+                color=colors.get(network["name"], mpl.rcParams["text.color"]),
+                linestyle=dashes,
+                linewidth=2.2,
+                label=names[network["name"]],
+                zorder=3 if network["name"] == FULL else 2,
+            )
+    axes.set(title="training loss", xlabel="epoch", ylim=(0, 2.6), xticks=[1, 5, 10, 15, 20])
+    axes.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.6))
+    axes.grid(axis="y", alpha=0.3)
+
+
+def draw_accuracies(axes: Axes, networks: list[Network], colors: dict[str, str]) -> None:
+    """A bar for each, from the most bits to the fewest, and last the one that is not trained."""
+    names = [network["name"].replace(", both", " weights and inputs") for network in networks]
+    accuracies = [network["accuracy"] for network in networks]
+    bars = axes.barh(
+        names, accuracies, color=[colors[WITHOUT] if n["name"] == WITHOUT else colors[FOUR] for n in networks]
+    )
+    axes.bar_label(bars, [f"{accuracy:.1%}" for accuracy in accuracies], padding=3)
+    axes.invert_yaxis()
+    axes.set(title="test accuracy", xlim=(0, 1.19), xticks=[])
+    axes.spines["bottom"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+PANELS: dict[str, Callable[[Axes, list[Network], dict[str, str]], None]] = {
+    "loss": draw_losses,
+    "accuracy": draw_accuracies,
+}
+
+
+def draw_all(app: Sphinx) -> None:
+    mpl.use("svg")
+    networks = json.loads(Path(app.srcdir, "demo", "digits.json").read_text())["networks"]
+    for name, draw in PANELS.items():
+        for theme, base in THEMES.items():
+            style = {"savefig.transparent": True, "font.size": 9, "svg.hashsalt": f"digits-{name}"}
+            with plt.style.context([base, style]):
+                figure, axes = plt.subplots(figsize=(4.2, 2.9), layout="constrained")
+                draw(axes, networks, COLORS if theme == "light" else DARK)
+                axes.spines[["top", "right"]].set_visible(False)
+                figure.savefig(Path(app.srcdir, "static", f"digits-{name}-{theme}.svg"), metadata={"Date": None})
+                plt.close(figure)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("builder-inited", draw_all)
+    return {"parallel_read_safe": True}
