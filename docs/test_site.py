@@ -28,7 +28,10 @@ if importlib.util.find_spec("ste_core") is None:  # the site has its Python part
     sys.path.append(str(ROOT / "packages" / "ste-core" / "src"))
 sys.path.append(str(ROOT / "tools"))
 
-import figures  # noqa: E402 - found by the path that stands above
+import bench_report  # noqa: E402 - found by the path that stands above
+import figures  # noqa: E402
+import jobs  # noqa: E402
+import matrix  # noqa: E402
 
 SITE = ROOT / "build" / "site"
 PICTURES = ROOT / "build" / "site-pictures"
@@ -172,8 +175,7 @@ def test_page(tab: Page, address: str, width: str, scheme: str, page: str) -> No
     assert formulas <= drawn
     assert tab.locator("mjx-merror").count() == 0
     assert tab.evaluate(WIDE) == []
-    if width == "phone":
-        assert tab.evaluate(SCROLLS) == []
+    assert tab.evaluate(SCROLLS) == []
     assert tab.evaluate(FAINT) == []
     PICTURES.mkdir(exist_ok=True)
     tab.screenshot(path=PICTURES / f"{page.removesuffix('.html').replace('/', '-')}-{width}-{scheme}.png")
@@ -224,6 +226,17 @@ def test_figures_are_those_of_the_results(page: Path) -> None:
     text = page.read_text()
     assert "<!-- figures: matrix -->" in text
     assert figures.with_figures(text, figures.PAGES[page]) == text
+
+
+def test_the_benchmark_is_that_of_its_results() -> None:
+    results = bench_report.load(ROOT / "docs" / "bench" / "results.json")
+    assert (ROOT / "docs" / "bench.md").read_text() == bench_report.page(*results, "bench")
+    assert (ROOT / "docs" / "bench" / "all.md").read_text() == bench_report.all_tables(*results)
+
+
+def test_the_matrices_are_those_of_their_results() -> None:
+    assert matrix.PAGE.read_text() == matrix.page(matrix.last_results())
+    assert jobs.PAGE.read_text() == jobs.page(jobs.last_results())
 
 
 CARDS = 4

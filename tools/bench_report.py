@@ -1,15 +1,15 @@
-"""Make the page and the plots of what tools/bench.py measured, and say which targets are met."""
+"""Make the page of what tools/bench.py measured, its plots, and the tables beside it, and say which targets are met."""
 
 import json
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
-from bench_targets import LARGE, NATIVE, PYTHON, TARGETS, Row, partner
+import bench_plots
+import figures
+from bench_targets import LARGE, NATIVE, PYTHON, TARGETS, Row, Target, of_one_thread, partner
+from matrix import PASS, SYMBOLS
 
 # What is no time.
 COUNTED = ("memory", "inexact", "instructions", "compiled kernels")
@@ -28,20 +28,54 @@ def where(row: Row) -> str:
     return ", ".join(part for part in parts if part)
 
 
+def judged(target: Target, rows: Sequence[Row], threads: int) -> tuple[bool | None, str, str]:
+    """Whether it is met, what was measured in the worst of its cases, and which that is, with the reason of a miss."""
+    worst = target.worst(rows, threads)
+    if worst is None:
+        return None, "", "not measured"
+    value, row = worst
+    met = value <= target.bound
+    return met, f"{value:.3g}", ": ".join(part for part in (where(row), target.reason if not met else "") if part)
+
+
 def summary(rows: Sequence[Row], threads: int) -> list[str]:
+    """What is printed: a line for each target."""
     lines = []
     for target in TARGETS:
-        text = target.title(threads)
-        worst = target.worst(rows, threads)
-        if worst is None:
-            lines.append(f"not measured: {text}: at most {target.bound:.3g}")
-        else:
-            value, row = worst
-            met = "met" if value <= target.bound else "NOT MET"
-            place = f" ({where(row)})" if where(row) else ""
-            reason = f": {target.reason}" if target.reason and met != "met" else ""
-            lines.append(f"{met}: {text}: at most {target.bound:.3g}, measured {value:.3g}{place}{reason}")
+        met, value, case = judged(target, rows, threads)
+        verdict = {True: "met", False: "NOT MET", None: "not measured"}[met]
+        lines.append(f"{verdict}: {target.title(threads)}: at most {target.bound:.3g}, measured {value} ({case})")
     return lines
+
+
+def targets(rows: Sequence[Row], threads: int) -> list[str]:
+    """A table for each number of threads."""
+    found = [(target, *judged(target, rows, threads)) for target in TARGETS]
+    met = sum(1 for _, is_met, *_ in found if is_met)
+    lines = ["## Targets", "", f"{met} of {len(found)} are met. Each is judged by the worst of its cases.", ""]
+    for kind, title in (
+        ("one", "On one thread"),
+        ("all", f"On all {threads} threads"),
+        ("", "On any number of threads"),
+    ):
+        lines += [f"### {title}", "", "| | at most | measured | in the worst case |", "|---|---|---|---|"]
+        for target, is_met, value, case in found:
+            if target.threads == kind:
+                mark = {True: PASS, False: SYMBOLS["wrong"], None: "?"}[is_met]
+                lines.append(f"| {mark} {target.text} | {target.bound:.3g} | {value} | {case} |")
+        lines.append("")
+    return lines
+
+
+def exactness(rows: Sequence[Row]) -> list[str]:
+    """Where the idiom is wrong, in float32, from the most to the least."""
+    shares = {r["op"].split(",")[0]: r["ratio"] for r in rows if r["section"] == "inexact" and r["dtype"] == "float32"}
+    wrong = [f"`{op}` {share:.1%}" for op, share in sorted(shares.items(), key=lambda pair: -pair[1]) if share]
+    text = f"""\
+The idiom `x + (f(x) - x).detach()` rounds twice. Of numbers from a normal distribution with a standard deviation of 3,
+in float32 and with the bounds -0.9 and 2.1, it gives another value than `f(x)` for {", ".join(wrong)}. For the
+roundings and the signs of such numbers it gives the same."""
+    return ["## Exactness", "", textwrap.fill(text, 120), ""]
 
 
 def ratio(row: Row) -> str:
@@ -138,52 +172,6 @@ def steps(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def of_one_thread(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if row["threads"] == 1 and row["memory"] == "kept" and row["elements"] != LARGE]
-
-
-def plot_forward(rows: Sequence[Row], file: Path) -> None:
-    """The ratio of each op, at each size."""
-    chosen = [
-        row
-        for row in of_one_thread(rows)
-        if row["section"] == "forward" and row["dtype"] == "float32" and row["layout"] == "contiguous"
-    ]
-    sizes = sorted({r["elements"] for r in chosen})
-    figure, axes = plt.subplots(
-        1, len(sizes), figsize=(5 * len(sizes), 5), sharey=True, squeeze=False, layout="constrained"
-    )
-    for axis, size in zip(axes[0], sizes):
-        ops = list(dict.fromkeys(r["op"] for r in chosen))
-        for competitor in (NATIVE, PYTHON, "idiom", "Function", "torch.compile"):
-            by_op = {r["op"]: r["ratio"] for r in chosen if r["elements"] == size and r["competitor"] == competitor}
-            axis.plot([by_op.get(op) for op in ops], range(len(ops)), "o", label=competitor)
-        axis.axvline(1, color="grey", linewidth=0.8)
-        axis.set(xscale="log", title=f"{size:,} elements", xlabel="time / time of torch.round")
-        axis.set_yticks(range(len(ops)), ops)
-    axes[0, 0].invert_yaxis()
-    axes[0, -1].legend()
-    figure.savefig(file, dpi=110)
-    plt.close(figure)
-
-
-def plot_growth(rows: Sequence[Row], file: Path) -> None:
-    chosen = [r for r in rows if r["section"] == "growth"]
-    ops = list(dict.fromkeys(r["op"] for r in chosen))
-    figure, axes = plt.subplots(1, len(ops), figsize=(4.5 * len(ops), 4.5), sharey=True, layout="constrained")
-    for axis, op in zip(axes, ops):
-        for threads, style in zip(sorted({r["threads"] for r in chosen}), ("-", "--")):
-            for competitor in ("torch.round", NATIVE, "idiom"):
-                line = [r for r in chosen if (r["op"], r["threads"], r["competitor"]) == (op, threads, competitor)]
-                points = sorted((r["elements"], r["seconds"]) for r in line)
-                axis.plot(*zip(*points), style, label=f"{competitor}, {threads} thread{'s' * (threads > 1)}")
-        axis.set(xscale="log", yscale="log", title=op, xlabel="elements")
-    axes[0].set_ylabel("seconds")
-    axes[0].legend()
-    figure.savefig(file, dpi=110)
-    plt.close(figure)
-
-
 def instructions(rows: Sequence[Row]) -> list[str]:
     """Instructions of a call, by cause, and what ours takes more."""
     if not rows:
@@ -200,18 +188,8 @@ def instructions(rows: Sequence[Row]) -> list[str]:
     return [*lines, f"| total | {totals[0]:,.0f} | {totals[1]:,.0f} | {totals[1] - totals[0]:+,.0f} |", ""]
 
 
-def main() -> None:
-    file = Path(sys.argv[1])
-    data = json.loads(file.read_text())
-    rows: list[Row] = data["results"]
-    for row in rows:
-        row["competitor"] = row["competitor"].replace("ste, Python", PYTHON)
-    plot_forward(rows, file.parent / "forward.png")
-    plot_growth(rows, file.parent / "growth.png")
-    threads: int = data["machine"]["threads"]
-    lines = summary(rows, threads)
-    if missing := without_all_threads(rows, threads):
-        sys.exit(f"measured on one thread, and not on all {threads}: {'; '.join(missing)}")
+def all_tables(rows: Sequence[Row], machine: Row) -> str:
+    """Each number that was measured, in a file to be downloaded."""
     inexact = {(r["op"], r["dtype"]): r["ratio"] for r in rows if r["section"] == "inexact"}
 
     def with_errors(row: Row) -> str:
@@ -222,22 +200,15 @@ def main() -> None:
         chosen = [row for row in of_one_thread(rows) if row["section"] == name]
         return [f"## {title}", "", text, "", *table(chosen, COLUMNS, cell), ""] if chosen else []
 
-    described = ", ".join(f"{key} {value}" for key, value in data["machine"].items())
-    page = [
-        "# Speed",
+    lines = [
+        "# Speed: all tables",
         "",
         "Made by `make bench`. Each number is a ratio to `torch.round` on the same tensor, measured in turns with it:",
-        "the median, and the quartiles in brackets. It is measured on one thread, but for “All threads”, the dashed",
-        "lines of “Growth”, and the targets that name all threads. Memory that is freed stays with the process, but",
-        "where new memory is named: the time is that of the ops and not of new pages from the system.",
+        "the median, and the quartiles in brackets. It is measured on one thread, but for “All threads”. Memory that",
+        "is freed stays with the process, but where new memory is named: the time is that of the ops and not of new",
+        "pages from the system.",
         "",
-        f"Machine: {described}.",
-        "",
-        "## Targets",
-        "",
-        "The worst of all the cases that a target is for.",
-        "",
-        *(f"- {line}" for line in lines),
+        described(machine),
         "",
         *section("The call", "8 elements, `requires_grad`, forward.", "call"),
         *section("The call with its backward", "8 elements, forward and backward.", "call and backward"),
@@ -249,9 +220,7 @@ def main() -> None:
             "forward",
             with_errors,
         ),
-        f"![ratios]({file.parent.name}/forward.png)",
-        "",
-        *on_all_threads(rows, threads),
+        *on_all_threads(rows, machine["threads"]),
         *section("Backward of `tensor_clamp`", "As a ratio to that of `torch.clamp`.", "backward"),
         *section(
             "`fake_quantize`",
@@ -282,10 +251,6 @@ def main() -> None:
         *section("Memory", "Peak of forward and backward, in tensors of x's size.", "memory"),
         *steps(rows),
         *section("Compiled", "A quantizer, forward and backward, as a ratio to the same one by the idiom.", "compiled"),
-        "## Growth",
-        "",
-        f"![growth]({file.parent.name}/growth.png)",
-        "",
         "## Exactness",
         "",
         "The share of elements for which the idiom is wrong, by dtype. The bounds are -0.9 and 2.1. (With integers as",
@@ -298,8 +263,89 @@ def main() -> None:
         ),
         "",
     ]
-    file.parent.with_suffix(".md").write_text("\n".join(page))
-    print("\n".join(lines))
+    return "\n".join(lines)
+
+
+def described(machine: Row) -> str:
+    return f"Machine: {', '.join(f'{key} {value}' for key, value in machine.items())}."
+
+
+def page(rows: Sequence[Row], machine: Row, folder: str) -> str:
+    """What is to be read: two plots, a table, and the targets."""
+
+    def plot(name: str, text: str) -> list[str]:
+        return [
+            line
+            for theme in bench_plots.THEMES
+            for line in (
+                f"```{{image}} {folder}/{name}-{theme}.svg",
+                f":alt: {text}",
+                f":class: only-{theme}",
+                "```",
+                "",
+            )
+        ]
+
+    lines = [
+        "# Speed",
+        "",
+        "Made by `make bench`. Each number is a time as a multiple of another one, measured in turns with it: the",
+        "median.",
+        "",
+        described(machine),
+        "",
+        "## A training step",
+        "",
+        "Forward, backward and the update of SGD, with weights of 4 bits, a scale for each channel, and inputs of 4",
+        "bits: the time of the same step in float32 is 1. The scales are learned; torch.ao observes them. torchao has",
+        "no convolutions, and inputs of 8 bits, with a scale for each token.",
+        "",
+        *plot("steps", "bars of the time of a training step, of ste, torch.ao, torchao and Brevitas"),
+        "## Large tensors",
+        "",
+        "Forward, 10 million numbers in float32, on one thread. The time of `torch.round` is 1, or that of `x.clone()`",
+        "for `fake_quantize` and its siblings.",
+        "",
+        *plot(
+            "large",
+            "for each op, the time of ste, the detach idiom, a Function and compiled code, on a logarithmic scale",
+        ),
+        "## In six rows",
+        "",
+        *figures.costs(rows),
+        "",
+        "On one thread where no other number is given, in float32.",
+        "",
+        *exactness(rows),
+        *targets(rows, machine["threads"]),
+        "## Everything else",
+        "",
+        f"- {{download}}`All tables <{folder}/all.md>`: each op, dtype, layout and size, with quartiles.",
+        f"- {{download}}`All numbers <{folder}/results.json>`, in JSON.",
+        f"- {{download}}`Growth <{folder}/growth.png>`: the time from 8 to 100 million elements, as a plot.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def load(file: Path) -> tuple[list[Row], Row]:
+    """The results, and the machine that they are from."""
+    data = json.loads(file.read_text())
+    rows: list[Row] = data["results"]
+    for row in rows:
+        row["competitor"] = row["competitor"].replace("ste, Python", PYTHON)
+    return rows, data["machine"]
+
+
+def main() -> None:
+    file = Path(sys.argv[1])
+    rows, machine = load(file)
+    if missing := without_all_threads(rows, machine["threads"]):
+        sys.exit(f"measured on one thread, and not on all {machine['threads']}: {'; '.join(missing)}")
+    bench_plots.draw_all(rows, file.parent)
+    file.with_name("all.md").write_text(all_tables(rows, machine))
+    file.parent.with_suffix(".md").write_text(page(rows, machine, file.parent.name))
+    print("\n".join(summary(rows, machine["threads"])))
 
 
 if __name__ == "__main__":

@@ -66,6 +66,11 @@ def partner(row: Row, rows: Sequence[Row], **different: Any) -> Row | None:
     return next((other for other in rows if all(other[field] == value for field, value in wanted.items())), None)
 
 
+def of_one_thread(rows: Sequence[Row]) -> list[Row]:
+    """With memory that the process has kept, and not of the size that is measured on all threads too."""
+    return [row for row in rows if row["threads"] == 1 and row["memory"] == "kept" and row["elements"] != LARGE]
+
+
 def of(section: str, competitor: str, op: Callable[[str], bool] = lambda _: True) -> Callable[[Row], bool]:
     return lambda row: row["section"] == section and row["competitor"] == competitor and op(row["op"])
 

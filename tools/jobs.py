@@ -75,8 +75,12 @@ def page(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def last_results() -> list[dict[str, Any]]:
+    return [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
+
+
 def main() -> None:
-    results = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
+    results = last_results()
     PAGE.write_text(page(results))
     print(f"{PAGE.relative_to(ROOT)}: {len(results)} runs")
 
