@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib as mpl
 import torch
 from matplotlib import pyplot as plt
-from pictures import FOLDER, THEMES, with_gaps
+from pictures import FOLDER, THEMES, insert, picture, with_gaps
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from torch import Tensor
@@ -74,6 +74,10 @@ def in_cell(formula: str) -> str:
     return " ".join(f"${part.strip()}$" for part in formula.replace("|", r"\|").split(r"\quad"))
 
 
+def alternative(kind: Definition) -> str:
+    return f"the smooth function of {kind.name}, and h, for three values of alpha"
+
+
 class SurrogateTable(SphinxDirective):
     """In a page of Markdown: a row for each surrogate."""
 
@@ -87,6 +91,13 @@ class SurrogateTable(SphinxDirective):
         return nodes
 
 
+def add_picture(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """To the function of each, as pictures does to the ops."""
+    for kind in TABLE:
+        if obj is getattr(ste.surrogates, kind.name):
+            insert(lines, picture(f"surrogate-{kind.name}", alternative(kind)))
+
+
 class SurrogatePictures(SphinxDirective):
     """In a page of Markdown: for each surrogate the function that h is the derivative of, and the picture of both."""
 
@@ -96,7 +107,7 @@ class SurrogatePictures(SphinxDirective):
             lines += [f"**{kind.name}** is the derivative of ${kind.antiderivative}$.", ""]
             for theme in THEMES:
                 lines += [f"```{{image}} /{FOLDER}/surrogate-{kind.name}-{theme}.svg"]
-                lines += [f":alt: the smooth function of {kind.name}, and h, for three values of alpha"]
+                lines += [f":alt: {alternative(kind)}"]
                 lines += [f":class: only-{theme}", "```", ""]
         nodes: list[Any] = self.parse_text_to_nodes("\n".join(lines))
         return nodes
@@ -104,6 +115,7 @@ class SurrogatePictures(SphinxDirective):
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", draw_all)
+    app.connect("autodoc-process-docstring", add_picture, priority=900)  # after napoleon
     app.add_directive("surrogate-table", SurrogateTable)
     app.add_directive("surrogate-pictures", SurrogatePictures)
     return {"parallel_read_safe": True}
