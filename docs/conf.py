@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import zlib
+from importlib.metadata import metadata
 from pathlib import Path
 
 import ste
@@ -21,6 +22,8 @@ project = "ste"
 author = "the ste authors"
 project_copyright = f"2026, {author}"
 version = release = ste.__version__
+# As the packages' metadata has it: the address is written in one place.
+REPOSITORY = dict(entry.split(", ") for entry in metadata("ste-py").get_all("Project-URL", []))["Repository"]
 
 extensions = [
     "breathe",
@@ -33,6 +36,7 @@ extensions = [
     "sphinx_copybutton",
     "demo",
     "differences",
+    "head",
     "pictures",
     "reference",
     "surrogates",
@@ -48,8 +52,10 @@ nitpick_ignore_regex = [
 autodoc_member_order = "bysource"
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 
-myst_enable_extensions = ["colon_fence", "dollarmath", "deflist"]
+myst_enable_extensions = ["colon_fence", "dollarmath", "deflist", "substitution"]
+myst_substitutions = {"repository": f"[repository]({REPOSITORY})"}
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
@@ -93,8 +99,14 @@ intersphinx_mapping = {
     "torch": ("https://docs.pytorch.org/docs/stable", inventory("torch")),
 }
 
+# Neither the prompts nor the output of an example are copied.
+copybutton_exclude = ".linenos, .gp, .go"
+
 html_theme = "furo"
 html_title = f"ste {version}"
+html_theme_options = {
+    "footer_icons": [{"name": "The repository", "url": REPOSITORY, "html": "Repository", "class": ""}],
+}
 html_static_path = ["static"]
 html_favicon = "static/favicon.svg"
 html_css_files = ["site.css"]

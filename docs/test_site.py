@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
+import torch
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from sphinx.util.inventory import InventoryFile
 
@@ -87,6 +88,11 @@ SCROLLS = """() => {
   }
   return [...new Set(found)];
 }"""
+
+# Lines of code that do not fit.
+CUT = """() => [...document.querySelectorAll("article pre")]
+  .filter(pre => pre.checkVisibility() && pre.scrollWidth > pre.clientWidth + 1)
+  .map(pre => pre.textContent.split("\\n").reduce((a, b) => (a.length < b.length ? b : a)))"""
 
 # What sticks out of the page, or out of something that does not scroll.
 WIDE = """() => {
@@ -177,8 +183,34 @@ def test_page(tab: Page, address: str, width: str, scheme: str, page: str) -> No
     assert tab.evaluate(WIDE) == []
     assert tab.evaluate(SCROLLS) == []
     assert tab.evaluate(FAINT) == []
+    if width == "desktop":
+        assert tab.evaluate(CUT) == []
+    description = tab.locator("meta[name=description]").get_attribute("content")
+    assert description is not None
+    assert len(description) > 3
     PICTURES.mkdir(exist_ok=True)
     tab.screenshot(path=PICTURES / f"{page.removesuffix('.html').replace('/', '-')}-{width}-{scheme}.png")
+
+
+def test_what_is_copied_of_an_example(browser: Browser, address: str) -> None:
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto(f"{address}reference/ops_ste.html")
+    example = page.locator("dd:has(> .highlight-default)", has_text=">>> y = ste.round_ste(x)").first
+    example.locator("button.copybtn").first.click()
+    code = page.evaluate("navigator.clipboard.readText()")
+    context.close()
+    assert "y = ste.round_ste(x)" in code
+    assert ">>>" not in code
+    exec(code, {"torch": torch, "ste": ste})
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("reference/")])
+def test_a_page_of_the_reference_begins_with_what_it_has(page: str) -> None:
+    text = (SITE / page).read_text()
+    if page not in ("reference/schemas.html", "reference/special_values.html"):  # which are a table themselves
+        first, defined = text.index("<table"), text.index('<dt class="sig')
+        assert first < defined
 
 
 @pytest.mark.parametrize("word", ["round_ste", "fake_quantize", "lsq_grad_scale"])

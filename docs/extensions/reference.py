@@ -48,6 +48,7 @@ Which backend runs, and what of ste-core builds on it in C++ need to know. [Back
 guide to it.
 
 ```{eval-rst}
+OVERVIEW
 .. currentmodule:: ste
 
 .. autofunction:: backend
@@ -69,6 +70,7 @@ CPP = """\
 What `#include <ste/ops.h>` declares. [From C++](../guides/cpp.md) is the guide to it.
 
 ```{eval-rst}
+OVERVIEW
 .. autodoxygenfile:: ops.h
    :sections: briefdescription detaileddescription innernamespace func
 ```
@@ -102,6 +104,25 @@ The gradients of the signs, $h(x)$, by [surrogate](../guides/surrogates.md), wit
 """
 
 
+def overview(lines: dict[str, str]) -> str:
+    """What stands at the top of a page: a line for each name, by the markup that refers to it."""
+    rows = [row for name, text in lines.items() for row in (f"   * - {name}", f"     - {text}")]
+    return "\n".join([".. list-table::", "   :widths: auto", "", *rows, ""])
+
+
+def first_line(public: Any) -> str:
+    if public is TABLE:
+        return SURROGATES.strip().split(". ")[0] + "."
+    if public is BLOCK_RECIPES:
+        return RECIPES.strip().split(". ")[0] + "."
+    return " ".join((inspect.getdoc(public) or "").split("\n\n")[0].split())
+
+
+def reference_to(name: str, public: Any) -> str:
+    role = "class" if inspect.isclass(public) else "func" if inspect.isfunction(public) else "data"
+    return f":{role}:`~{name}`"
+
+
 def place_of(public: Any) -> tuple[str, int]:
     """Where it is defined: the file, and the line in it. What is data stands first."""
     if not callable(public):
@@ -124,17 +145,25 @@ def entry(name: str, public: Any) -> list[str]:
 
 
 def module_page(title: str, module: ModuleType, documented_as: str) -> str:
-    lines = [f"# {title}", "", "```{eval-rst}", f".. automodule:: {module.__name__}", ""]
-    lines += [f".. currentmodule:: {documented_as}", ""]
-    for name in sorted(module.__all__, key=lambda name: place_of(getattr(module, name))):
-        lines += [*entry(name, getattr(module, name)), ""]
+    names = sorted(module.__all__, key=lambda name: place_of(getattr(module, name)))
+    public = {name: getattr(module, name) for name in names}
+    described = {reference_to(f"{documented_as}.{name}", public[name]): first_line(public[name]) for name in names}
+    here = [f".. currentmodule:: {documented_as}", ""]
+    lines = [f"# {title}", "", "```{eval-rst}", *here, overview(described)]
+    lines += [f".. automodule:: {module.__name__}", "", *here]
+    for name in names:
+        lines += [*entry(name, public[name]), ""]
     return "\n".join([*lines, "```", ""])
 
 
 def backend_page() -> str:
     import ste_core
 
-    lines = [BACKEND]
+    described = {
+        reference_to("ste.backend", ste.backend): first_line(ste.backend),
+        reference_to("ste.Backend", ste.Backend): first_line(ste.Backend),
+    }
+    lines = []
     for name in ste_core.__all__:
         value = getattr(ste_core, name)
         if name == "__version__":
@@ -146,7 +175,17 @@ def backend_page() -> str:
         else:
             lines += [f".. autodata:: ste_core.{name}", "   :no-value:"]
         lines.append("")
-    return "\n".join([*lines, "```", ""])
+        if callable(value):
+            described[reference_to(f"ste_core.{name}", value).replace("~", "")] = first_line(value)
+    return "\n".join([BACKEND.replace("OVERVIEW", overview(described)), *lines, "```", ""])
+
+
+def cpp_page() -> str:
+    """With the first sentence of each comment of the header."""
+    found = re.findall(r"((?:^///.*\n)+)STE_API at::Tensor (\w+)\(", HEADER.read_text(), re.MULTILINE)
+    comments = {name: " ".join(line.removeprefix("///").strip() for line in text.splitlines()) for text, name in found}
+    sentences = {name: re.split(r"[.:;] ", text.replace("`", "``"))[0].rstrip(".") for name, text in comments.items()}
+    return CPP.replace("OVERVIEW", overview({f":cpp:func:`ste::{name}`": text for name, text in sentences.items()}))
 
 
 def is_in_header(op: Op) -> bool:
@@ -184,7 +223,7 @@ def write_pages(app: Sphinx) -> None:
     folder = Path(app.srcdir, FOLDER)
     folder.mkdir(exist_ok=True)
     pages = {module.__name__.removeprefix("ste."): module_page(title, module, to) for title, module, to in PAGES}
-    pages |= {"backend": backend_page(), "cpp": CPP, "schemas": schemas_page(), "special_values": values_page()}
+    pages |= {"backend": backend_page(), "cpp": cpp_page(), "schemas": schemas_page(), "special_values": values_page()}
     for name, text in pages.items():
         (folder / f"{name}.md").write_text(text)
 

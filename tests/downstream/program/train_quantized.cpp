@@ -1,5 +1,5 @@
-// Calls ops, trains a layer with weights of 4 bits and a learned scale, and then runs a scripted module that uses the
-// ops.
+// Calls ops, trains a layer with weights of 4 bits and a learned scale, and then
+// runs a scripted module that uses the ops.
 //
 //     train_quantized [MODULE]
 #include <ste/ops.h>
@@ -13,7 +13,8 @@ namespace {
 
 struct QuantLinearImpl : torch::nn::Module {
   QuantLinearImpl(int64_t in_features, int64_t out_features) {
-    weight = register_parameter("weight", torch::randn({out_features, in_features}) / 4);
+    weight =
+        register_parameter("weight", torch::randn({out_features, in_features}) / 4);
     scale = register_parameter("scale", torch::full({out_features, 1}, 0.1));
   }
 
@@ -51,15 +52,25 @@ bool trains() {
 bool computes() {
   const auto x = torch::tensor({-9.0, -0.3, 0.6, 2.4}, torch::requires_grad());
   const auto is = [](const torch::Tensor& y, const std::vector<double>& expected) {
-    return torch::equal(y.detach().to(torch::kDouble), torch::tensor(expected, torch::kDouble));
+    return torch::equal(
+        y.detach().to(torch::kDouble), torch::tensor(expected, torch::kDouble));
   };
-  const auto gradient = [&](const torch::Tensor& y) { return torch::autograd::grad({y.sum()}, {x})[0]; };
-  return is(ste::fake_quantize_float(x, torch::ones({}), "e2m1fn"), {-6.0, -0.5, 0.5, 2.0}) &&
-         is(gradient(ste::fake_quantize_float(x, torch::ones({}), "float4_e2m1fn")), {0, 1, 1, 1}) &&
-         is(ste::fake_quantize_blocks(x, "int4", std::nullopt, "floor"), {-8.0, 0.0, 0.0, 2.0}) &&
-         is(ste::fake_quantize(x, torch::ones({}), std::nullopt, -2, 1, 1.0, "scaled"), {-2, 0, 1, 1}) &&
-         is(gradient(ste::binary_sign_ste(x, -1, "clipped", torch::tensor(0.5))), {0, 1, 0, 0}) &&
-         is(ste::ternary_sign_ste(x, torch::tensor(0.5), "triangle"), {-1, 0, 1, 1}) &&
+  const auto gradient = [&](const torch::Tensor& y) {
+    return torch::autograd::grad({y.sum()}, {x})[0];
+  };
+  return is(ste::fake_quantize_float(x, torch::ones({}), "e2m1fn"),
+            {-6.0, -0.5, 0.5, 2.0}) &&
+         is(gradient(ste::fake_quantize_float(x, torch::ones({}), "float4_e2m1fn")),
+            {0, 1, 1, 1}) &&
+         is(ste::fake_quantize_blocks(x, "int4", std::nullopt, "floor"),
+            {-8.0, 0.0, 0.0, 2.0}) &&
+         is(ste::fake_quantize(
+                x, torch::ones({}), std::nullopt, -2, 1, 1.0, "scaled"),
+            {-2, 0, 1, 1}) &&
+         is(gradient(ste::binary_sign_ste(x, -1, "clipped", torch::tensor(0.5))),
+            {0, 1, 0, 0}) &&
+         is(ste::ternary_sign_ste(x, torch::tensor(0.5), "triangle"),
+            {-1, 0, 1, 1}) &&
          is(ste::straight_through(x.detach().sign(), x), {-1, -1, 1, 1}) &&
          is(gradient(ste::trunc_ste(x)), {1, 1, 1, 1});
 }

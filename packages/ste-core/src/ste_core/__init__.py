@@ -54,6 +54,9 @@ class Build:
 def builds() -> list[Build]:
     """The builds that this installation carries, read without loading any of them.
 
+    Returns:
+        One for each torch that there is a build for, in the order of its versions.
+
     Example:
         >>> for build in ste_core.builds():
         ...     print(build.torch, build.compiler)  # doctest: +SKIP
@@ -71,6 +74,9 @@ def build_for(torch_version: str) -> Build:
 
     Args:
         torch_version: Such as ``torch.__version__``.
+
+    Returns:
+        The build, which is not loaded.
 
     Raises:
         LookupError: This installation carries no such build.
@@ -95,6 +101,9 @@ def _folder(*parts: str) -> str:
 def include_paths() -> list[str]:
     """Folders for the compiler's search path, for ``#include <ste/ops.h>``.
 
+    Returns:
+        One folder, in a list as :mod:`torch.utils.cpp_extension` takes it.
+
     Example:
         With :mod:`torch.utils.cpp_extension`::
 
@@ -118,6 +127,9 @@ def library_paths(torch_version: str) -> list[str]:
     Args:
         torch_version: Such as ``torch.__version__``.
 
+    Returns:
+        One folder, in a list as :mod:`torch.utils.cpp_extension` takes it.
+
     Raises:
         LookupError: This installation carries no build for that version.
     """
@@ -125,7 +137,13 @@ def library_paths(torch_version: str) -> list[str]:
 
 
 def load(build: Build) -> ModuleType:
-    """Load the library of ``build``: registers the ops with torch, and returns the module that calls them.
+    """Load the library of a build, which registers the ops with torch.
+
+    Args:
+        build: One of :func:`builds`.
+
+    Returns:
+        The module that calls the ops.
 
     Raises:
         ImportError: The library is missing, is damaged, or needs another torch or Python.
@@ -163,6 +181,6 @@ def _check(build: Build, name: str, is_what_was_installed: bool) -> None:
         raise ImportError(f"{name} for torch {build.torch} is damaged: it is not what was installed")
 
 
-#: For ``CMAKE_PREFIX_PATH``, beside ``torch.utils.cmake_prefix_path``: there ``find_package(ste_core)`` finds the
-#: target ``ste::core``.
+#: The folder in which ``find_package(ste_core)`` finds the target ``ste::core``, for ``CMAKE_PREFIX_PATH``. It goes
+#: beside ``torch.utils.cmake_prefix_path``.
 cmake_prefix_path: str = _folder("share", "cmake")

@@ -69,11 +69,13 @@ def quantize_dequantize() -> dict[Any, Any]:
 
         >>> class InGroups(torch.nn.Linear):
         ...     def forward(self, x):
-        ...         weight = ste.fake_quantize_blocks(self.weight, *ste.BLOCK_RECIPES["int4_32"])
+        ...         recipe = ste.BLOCK_RECIPES["int4_32"]
+        ...         weight = ste.fake_quantize_blocks(self.weight, *recipe)
         ...         return torch.nn.functional.linear(x, weight, self.bias)
         >>> options["opset_version"] = 21
-        >>> program = torch.onnx.export(InGroups(64, 8).eval(), (torch.randn(2, 64),), **options)
-        >>> (node,) = (node for node in program.model.graph if node.op_type == "QuantizeLinear")
+        >>> layer, x = InGroups(64, 8).eval(), torch.randn(2, 64)
+        >>> program = torch.onnx.export(layer, (x,), **options)
+        >>> (node,) = (n for n in program.model.graph if n.op_type == "QuantizeLinear")
         >>> node.attributes["block_size"].value, str(node.outputs[0].dtype)
         (32, 'INT4')
     """

@@ -142,8 +142,10 @@ def min_int(signed: bool, narrow_range: bool, bit_width: Tensor | int) -> Tensor
         ValueError: bit_width is an integer outside of 1 to 62.
 
     Example:
-        >>> ste.min_int(True, False, 8), ste.min_int(True, True, 3), ste.min_int(False, False, 8)
-        (tensor(-128), tensor(-3), tensor(0))
+        >>> ste.min_int(True, False, 8), ste.min_int(True, True, 3)
+        (tensor(-128), tensor(-3))
+        >>> ste.min_int(False, False, 8)
+        tensor(0)
     """
     if not torch.jit.is_scripting() and not isinstance(bit_width, Tensor):  # type: ignore[attr-defined]
         if has_torch_function_unary(bit_width):

@@ -89,8 +89,8 @@ class BlockQuantizer(nn.Module):
         >>> quantizer
         BlockQuantizer(grid='e2m1fn', block=32, rule='floor', dim=-1)
         >>> x = torch.tensor([0.1, -0.6, 2.9, 7.0])
-        >>> quantizer(x), quantizer.quantize(x)
-        (tensor([ 0.0000, -0.5000,  3.0000,  6.0000]), tensor([ 0.0000, -0.5000,  3.0000,  6.0000]))
+        >>> quantizer(x).tolist(), quantizer.quantize(x).tolist()
+        ([0.0, -0.5, 3.0, 6.0], [0.0, -0.5, 3.0, 6.0])
     """
 
     def __init__(self, grid: Format, block: int | None = None, rule: str = "absmax", dim: int = -1) -> None:

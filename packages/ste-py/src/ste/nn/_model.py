@@ -75,11 +75,12 @@ def quantize(
         ValueError: Neither weight nor activation is given, no layer is found, or one is quantized already.
 
     Example:
-        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
-        >>> weight = ste.nn.IntegerQuantizer(4, narrow_range=True, axis=0)
-        >>> print(ste.nn.quantize(model, weight, where=lambda name, layer: name == "2", verbose=False))
-        layer  type          weight                                                                             input
-        2      Linear(4, 2)  IntegerQuantizer(bits=4, signed=True, narrow_range=True, scale='learned', axis=0)  -
+        >>> first, last = torch.nn.Linear(8, 4), torch.nn.Linear(4, 2)
+        >>> model = torch.nn.Sequential(first, torch.nn.ReLU(), last)
+        >>> weight = ste.nn.BinaryQuantizer()
+        >>> _ = ste.nn.quantize(model, weight, where=lambda name, layer: name == "2")
+        layer  type          weight                                input
+        2      Linear(4, 2)  BinaryQuantizer(surrogate='clipped')  -
     """
     if weight is None and activation is None:
         raise ValueError("quantize: give weight, activation, or both")

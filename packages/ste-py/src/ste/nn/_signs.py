@@ -56,8 +56,10 @@ class BinaryQuantizer(_Signs):
     Example:
         >>> quantizer = ste.nn.BinaryQuantizer(scale="mean")
         >>> x = torch.tensor([-0.5, 0.25, 1.5, 0.75])
-        >>> quantizer(x), quantizer.quantize(x)
-        (tensor([-0.7500,  0.7500,  0.7500,  0.7500]), tensor([-1,  1,  1,  1], dtype=torch.int8))
+        >>> quantizer(x)
+        tensor([-0.7500,  0.7500,  0.7500,  0.7500])
+        >>> quantizer.quantize(x)
+        tensor([-1,  1,  1,  1], dtype=torch.int8)
     """
 
     def __init__(
