@@ -1,6 +1,7 @@
 """The guides' quantizers where quantizers are used. The code is the guides' own, cut out of the pages."""
 
 import copy
+import json
 import re
 import warnings
 from pathlib import Path
@@ -21,9 +22,17 @@ ROOT = Path(__file__).parent.parent
 GUIDES = ROOT / "docs" / "guides"
 
 
+def source(page: Path) -> str:
+    """The page as Markdown: a notebook's code as blocks."""
+    if page.suffix != ".ipynb":
+        return page.read_text()
+    cells = [cell for cell in json.loads(page.read_text())["cells"] if cell["cell_type"] == "code"]
+    return "\n".join("```python\n{}\n```".format("".join(cell["source"])) for cell in cells)
+
+
 def definitions(page: Path, *names: str) -> list[Any]:
     """Run the blocks of a page that define these names, with its imports, and return what is defined."""
-    blocks = re.findall(r"^```(?:\{code-cell\}|python)\n(?::.*\n+)*(.*?)^```", page.read_text(), re.M | re.S)
+    blocks = re.findall(r"^```(?:\{code-cell\}|python)\n(?::.*\n+)*(.*?)^```", source(page), re.M | re.S)
     namespace: dict[str, Any] = {"torch": torch, "ste": ste}
     for block in blocks:
         if any(re.search(rf"^(class|def) {name}\b", block, re.M) for name in names):
@@ -214,7 +223,7 @@ def recipe(name: str) -> Any:
         return parametrized(definitions(GUIDES / "int4_groups.md", "Groups")[0]("int4", 2, "absmax"))
     page, layer = {
         "readme": (ROOT / "README.md", "QuantLinear"),
-        "quick_start": (GUIDES / "quick_start.md", "QuantLinear"),
+        "quick_start": (GUIDES / "quick_start.ipynb", "QuantLinear"),
         "binary": (GUIDES / "binary.md", "BinaryLinear"),
         "ternary": (GUIDES / "binary.md", "TernaryLinear"),
     }[name]
@@ -239,8 +248,8 @@ SCALES = re.compile(r"^ *(?:scale|size|largest) = .*(?:amax|mean)\(.*$", re.M)
 
 def test_every_recipe_has_a_floor() -> None:
     found = 0
-    for page in [ROOT / "README.md", *sorted(GUIDES.glob("*.md"))]:
-        text = page.read_text()
+    for page in [ROOT / "README.md", *sorted(GUIDES.glob("*.md")), *GUIDES.glob("*.ipynb")]:
+        text = source(page)
         for match in SCALES.finditer(text):
             found += 1
             two_lines = text[match.start() :].splitlines()[:2]
