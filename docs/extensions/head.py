@@ -14,7 +14,7 @@ def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doc
     paragraphs = doctree.findall(nodes.paragraph) if doctree else ()
     text = next(
         (p.astext() for p in paragraphs if isinstance(p.parent, nodes.section)),
-        context.get("title", app.config.project),
+        f"{context.get('title') or app.config.project}: straight-through estimators for PyTorch",
     )
     shown = html.escape(textwrap.shorten(text, LENGTH, placeholder=" …"))
     context["metatags"] = context.get("metatags", "") + f'<meta name="description" content="{shown}">'
