@@ -189,7 +189,9 @@ def test_page(tab: Page, address: str, width: str, scheme: str, page: str) -> No
     assert description is not None
     assert len(description) > 3
     PICTURES.mkdir(exist_ok=True)
-    tab.screenshot(path=PICTURES / f"{page.removesuffix('.html').replace('/', '-')}-{width}-{scheme}.png")
+    tab.screenshot(
+        path=PICTURES / f"{page.removesuffix('.html').replace('/', '-')}-{width}-{scheme}.png", full_page=True
+    )
 
 
 def test_what_is_copied_of_an_example(browser: Browser, address: str) -> None:
