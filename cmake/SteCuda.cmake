@@ -1,7 +1,8 @@
-# Decides whether the CUDA kernels are compiled, by STE_CUDA: OFF (the default), ON (an error where they cannot be), or AUTO
-# (where torch and the toolkit are of one version of CUDA). Sets STE_WITH_CUDA, and if it is on defines ste::torch_cuda.
+# Decides whether to compile the CUDA kernels, by STE_CUDA: OFF (the default), ON (an error if they cannot be compiled),
+# or AUTO (if torch and the toolkit have the same version of CUDA). Sets STE_WITH_CUDA, and if it is on, defines
+# ste::torch_cuda.
 #
-# After SteTorch, and at the top level of a project: a language is enabled here.
+# Include it after SteTorch, and at the top level of a project, because it enables a language.
 
 set(STE_CUDA OFF CACHE STRING "Compile the CUDA kernels: ON, OFF, or AUTO")
 set_property(CACHE STE_CUDA PROPERTY STRINGS ON OFF AUTO)
@@ -11,9 +12,9 @@ if(STE_CUDA)
   include(CheckLanguage)
   check_language(CUDA)
   if(STE_TORCH_CUDA STREQUAL "")
-    set(ste_cuda_obstacle "torch ${STE_TORCH_VERSION} is a build for CPUs")
+    set(ste_cuda_obstacle "torch ${STE_TORCH_VERSION} is a CPU build")
   elseif(NOT CMAKE_CUDA_COMPILER)
-    set(ste_cuda_obstacle "there is no nvcc, and torch ${STE_TORCH_VERSION} is for CUDA ${STE_TORCH_CUDA}")
+    set(ste_cuda_obstacle "there is no nvcc, but torch ${STE_TORCH_VERSION} is for CUDA ${STE_TORCH_CUDA}")
   else()
     if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
       set(CMAKE_CUDA_ARCHITECTURES 80 90)
@@ -23,7 +24,7 @@ if(STE_CUDA)
     if(NOT CMAKE_CUDA_COMPILER_VERSION MATCHES "^${STE_TORCH_CUDA}[.]")
       set(
         ste_cuda_obstacle
-        "nvcc is of CUDA ${CMAKE_CUDA_COMPILER_VERSION}, and torch ${STE_TORCH_VERSION} is for CUDA ${STE_TORCH_CUDA}"
+        "nvcc is from CUDA ${CMAKE_CUDA_COMPILER_VERSION}, but torch ${STE_TORCH_VERSION} is for CUDA ${STE_TORCH_CUDA}"
       )
     endif()
   endif()
@@ -44,14 +45,14 @@ if(STE_WITH_CUDA)
   add_library(ste_torch_cuda INTERFACE)
   add_library(ste::torch_cuda ALIAS ste_torch_cuda)
   target_link_libraries(ste_torch_cuda INTERFACE ste::torch "${STE_LIBRARY_torch_cuda}" "${STE_LIBRARY_c10_cuda}")
-  # The headers that torch's own include, from the packages that torch depends on: a toolkit may lack some.
+  # What torch's own headers include, from the packages that torch depends on: a toolkit may lack some.
   string(REGEX MATCH "^[0-9]+" ste_cuda_major "${STE_TORCH_CUDA}")
   cmake_path(GET torch_root PARENT_PATH ste_site_packages)
   file(GLOB ste_cuda_headers "${ste_site_packages}/nvidia/cu${ste_cuda_major}/include")
   target_include_directories(
     ste_torch_cuda SYSTEM INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:${ste_cuda_headers}>"
   )
-  # As torch compiles its own.
+  # The flags that torch compiles its own kernels with.
   target_compile_options(
     ste_torch_cuda
     INTERFACE

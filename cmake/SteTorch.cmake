@@ -14,7 +14,7 @@ execute_process(
 if(NOT status EQUAL 0)
   message(
     FATAL_ERROR
-      "ste-core is compiled against the torch that it will run with, and ${Python_EXECUTABLE} cannot import torch.\n"
+      "ste-core is compiled against the torch that it will run with, but ${Python_EXECUTABLE} cannot import torch.\n"
       "Install torch, then: pip install scikit-build-core pybind11 && pip install --no-build-isolation ste-core\n"
       "${failure}"
   )
@@ -27,7 +27,7 @@ list(GET answer 2 torch_root)
 list(GET answer 3 STE_TORCH_CXX11_ABI)
 string(REGEX MATCH "^[0-9]+\\.[0-9]+" STE_TORCH_MINOR "${STE_TORCH_VERSION}")
 if(STE_TORCH_MINOR VERSION_LESS 2.6)
-  message(FATAL_ERROR "ste-core needs torch 2.6 or later, and ${Python_EXECUTABLE} has torch ${STE_TORCH_VERSION}.")
+  message(FATAL_ERROR "ste-core requires torch 2.6 or later, but ${Python_EXECUTABLE} has torch ${STE_TORCH_VERSION}.")
 endif()
 message(STATUS "torch ${STE_TORCH_VERSION} in ${torch_root}")
 
@@ -35,6 +35,6 @@ include(SteTorchTarget)
 ste_add_torch("${torch_root}" "${STE_TORCH_CXX11_ABI}")
 add_library(ste_torch_python INTERFACE)
 add_library(ste::torch_python ALIAS ste_torch_python)
-# NO_CACHE: a build folder that is used again must not link the torch that it was first used with.
+# NO_CACHE: a build folder that is used again must not link the torch of its first use.
 find_library(STE_LIBRARY_torch_python torch_python PATHS "${torch_root}/lib" NO_DEFAULT_PATH NO_CACHE REQUIRED)
 target_link_libraries(ste_torch_python INTERFACE ste::torch "${STE_LIBRARY_torch_python}")

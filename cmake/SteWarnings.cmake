@@ -1,4 +1,4 @@
-# Defines ste::warnings: what our own code is compiled with. STE_WERROR=ON makes each of them an error.
+# Defines ste::warnings, the warnings for our own code. STE_WERROR=ON makes them errors.
 
 option(STE_WERROR "Treat compiler warnings as errors" OFF)
 
@@ -16,7 +16,7 @@ else()
       -Wshadow
       -Wconversion
       $<$<BOOL:${STE_WERROR}>:-Werror>>
-      # 186: what is written for all dtypes compares an unsigned number with 0.
+      # 186: code for all dtypes compares an unsigned number with 0.
       $<$<COMPILE_LANGUAGE:CUDA>:-diag-suppress=186 $<$<BOOL:${STE_WERROR}>:-Werror=all-warnings>>
   )
 endif()

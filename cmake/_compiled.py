@@ -1,1 +1,1 @@
-"""Comes with what is compiled: to import it lets an editable installation compile what has changed."""
+"""Installed with the compiled files: importing it makes an editable installation compile what has changed."""

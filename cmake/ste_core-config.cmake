@@ -1,7 +1,7 @@
-# find_package(ste_core) defines ste::core: the ops of ste-core, with <ste/ops.h>, built for the torch that is found.
+# find_package(ste_core) defines ste::core: the ops of ste-core, with <ste/ops.h>, built for the torch that it finds.
 #
-# torch is looked for as find_package(Torch) does: in Torch_DIR, and in CMAKE_PREFIX_PATH, where torch.utils.cmake_prefix_path
-# belongs. Neither Python nor a CUDA toolkit is needed.
+# It looks for torch as find_package(Torch) does: in Torch_DIR, and in CMAKE_PREFIX_PATH, to which you add
+# torch.utils.cmake_prefix_path. It needs neither Python nor a CUDA toolkit.
 
 set(ste_core_FOUND FALSE)
 foreach(ste_prefix IN LISTS Torch_DIR CMAKE_PREFIX_PATH)
@@ -29,7 +29,7 @@ if(NOT EXISTS "${ste_folder}/build.json")
   list(JOIN ste_carried ", " ste_carried)
   set(
     ste_core_NOT_FOUND_MESSAGE
-    "torch ${ste_torch_version} is found in ${ste_torch_cmake}, and this ste-core is built for: ${ste_carried}"
+    "torch ${ste_torch_version} is found in ${ste_torch_cmake}, but this ste-core is built for: ${ste_carried}"
   )
   return()
 endif()
@@ -42,7 +42,7 @@ if(NOT TARGET ste::core)
     cmake_path(SET ste_torch_root NORMALIZE "${ste_torch_cmake}/../../..")
     ste_add_torch("${ste_torch_root}" "${ste_cxx11_abi}")
     if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
-      # A CUDA build of torch has libraries that only the loader finds, next to its own.
+      # A CUDA build of torch needs libraries that the loader finds next to torch's own, and the linker does not.
       target_link_options(ste_torch INTERFACE LINKER:--allow-shlib-undefined)
     endif()
   endif()

@@ -60,8 +60,8 @@ OF_TENSOR_SCALE: list[Error] = [
     *(
         (error, f"tensor_scale {message}", {"rule": "e4m3fn", "tensor_scale": tensor_scale, "dim": dim})
         for error, message, tensor_scale, dim in (
-            (TypeError, "has dtype float64, but for x of float32 it is float32", ONE.double(), -1),
-            (TypeError, "has dtype int64, but for x of float32 it is float32", ONE.long(), -1),
+            (TypeError, "has dtype float64, but for x of float32 it must be float32", ONE.double(), -1),
+            (TypeError, "has dtype int64, but for x of float32 it must be float32", ONE.long(), -1),
             (
                 RuntimeError,
                 "of shape [4, 2, 3] does not broadcast to x's shape [2, 3]",
@@ -130,7 +130,7 @@ def test_more_errors() -> None:
     for function, name in ((fake_quantize_blocks, "fake_quantize_blocks"), (block_scale, "block_scale")):
         for x in (X.half(), X.bfloat16()):
             dtype = str(x.dtype).removeprefix("torch.")
-            message = f"{name}: tensor_scale has dtype float64, but for x of {dtype} it is {dtype} or float32"
+            message = f"{name}: tensor_scale has dtype float64, but for x of {dtype} it must be {dtype} or float32"
             given = {"x": x, "rule": "e4m3fn", "tensor_scale": ONE.double()}
             assert_raises(TypeError, message, partial(in_order, function, **given))
     # Under transforms, of the shapes that the caller sees.

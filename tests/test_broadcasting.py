@@ -73,7 +73,7 @@ def test_a_bound_that_would_enlarge_the_result_is_refused(
         if len(bound) == 1 and bound[0] in x:
             dim = x.index(bound[0])
             shape = [bound[0], *[1] * (len(x) - dim - 1)]
-            message += f"; for one {which} to each channel of dimension {dim}: shape {shape}"
+            message += f"; for one {which} per index of dimension {dim}, give it shape {shape}"
         assert str(error.value) == message
 
 

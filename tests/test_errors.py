@@ -24,7 +24,7 @@ UINT8, INT8 = torch.tensor([1, 2], dtype=torch.uint8), torch.tensor([1, 2], dtyp
 
 
 def for_each_channel(name: str) -> str:
-    return f"for one {name} to each channel of dimension 0: shape [2, 1]"
+    return f"for one {name} per index of dimension 0, give it shape [2, 1]"
 
 
 def supported(op: Op) -> str:
@@ -45,7 +45,7 @@ def message_of(kind: type[Exception], call: Callable[[], Any]) -> str:
 )
 def test_x_is_no_tensor(op: Op, x: Any) -> None:
     arguments = op.arguments_for(X)
-    hint = "; torch.tensor makes one of a number" if isinstance(x, float) else ""
+    hint = "; torch.tensor makes one from a number" if isinstance(x, float) else ""
     expected = f"{op.name}: {op.x} must be a Tensor, got {type(x).__name__}{hint}"
     assert message_of(TypeError, lambda: op.function(x, *arguments)) == expected
 
@@ -68,22 +68,34 @@ CASES: dict[str, tuple[type[Exception], Callable[[], Any], str]] = {
     "low is None": (TypeError, lambda: ste.binary_sign_ste(X, None), "low must be a number, got NoneType"),  # type: ignore[arg-type]
     "low is a Tensor": (TypeError, lambda: ste.binary_sign_ste(X, X[0, 0]), "low must be a number, got Tensor"),  # type: ignore[arg-type]
     "low is complex": (TypeError, lambda: ste.binary_sign_ste(X, 1j), "low must be a number, got complex"),  # type: ignore[arg-type]
-    "low for uint8": (ValueError, lambda: ste.binary_sign_ste(UINT8, -1.0), "low=-1 has no uint8 value"),
-    "low for int8": (ValueError, lambda: ste.binary_sign_ste(INT8, 0.5), "low=0.5 has no int8 value"),
-    "low past int8": (ValueError, lambda: ste.binary_sign_ste(INT8, -129.0), "low=-129 has no int8 value"),
-    "low is NaN": (ValueError, lambda: ste.binary_sign_ste(INT8, float("nan")), "low=nan has no int8 value"),
-    "low is infinite": (ValueError, lambda: ste.binary_sign_ste(INT8, -float("inf")), "low=-inf has no int8 value"),
+    "low for uint8": (ValueError, lambda: ste.binary_sign_ste(UINT8, -1.0), "low=-1 cannot be represented in uint8"),
+    "low for int8": (ValueError, lambda: ste.binary_sign_ste(INT8, 0.5), "low=0.5 cannot be represented in int8"),
+    "low past int8": (ValueError, lambda: ste.binary_sign_ste(INT8, -129.0), "low=-129 cannot be represented in int8"),
+    "low is NaN": (
+        ValueError,
+        lambda: ste.binary_sign_ste(INT8, float("nan")),
+        "low=nan cannot be represented in int8",
+    ),
+    "low is infinite": (
+        ValueError,
+        lambda: ste.binary_sign_ste(INT8, -float("inf")),
+        "low=-inf cannot be represented in int8",
+    ),
     "low is infinite, int64": (
         ValueError,
         lambda: ste.binary_sign_ste(INT8.long(), float("inf")),
-        "low=inf has no int64 value",
+        "low=inf cannot be represented in int64",
     ),
     "low past int64": (
         ValueError,
         lambda: ste.binary_sign_ste(INT8.long(), 2**63),
-        "low=9.22337e+18 has no int64 value",
+        "low=9.22337e+18 cannot be represented in int64",
     ),
-    "low of int past int8": (ValueError, lambda: ste.binary_sign_ste(INT8, 128), "low=128 has no int8 value"),
+    "low of int past int8": (
+        ValueError,
+        lambda: ste.binary_sign_ste(INT8, 128),
+        "low=128 cannot be represented in int8",
+    ),
     # scalar_clamp_ste's bounds
     "bound is None": (TypeError, lambda: ste.scalar_clamp_ste(X, None, 1), "min_val must be a number, got NoneType"),  # type: ignore[arg-type]
     "bound is a Tensor": (
@@ -108,8 +120,8 @@ for name, value, error, message in [
     ("scale", "0.5", TypeError, "scale must be a Tensor, got str"),
     ("scale", np.ones(3), TypeError, "scale must be a Tensor, got ndarray"),
     ("scale", None, TypeError, "scale must be a Tensor, got NoneType"),
-    ("scale", ONE.double(), TypeError, "scale has dtype float64, but for x of float32 it is float32"),
-    ("scale", ONE.long(), TypeError, "scale has dtype int64, but for x of float32 it is float32"),
+    ("scale", ONE.double(), TypeError, "scale has dtype float64, but for x of float32 it must be float32"),
+    ("scale", ONE.long(), TypeError, "scale has dtype int64, but for x of float32 it must be float32"),
     (
         "scale",
         torch.full((4, 2, 3), SECRET),
@@ -117,18 +129,18 @@ for name, value, error, message in [
         "scale of shape [4, 2, 3] does not broadcast to x's shape [2, 3]",
     ),
     ("scale", ONE.to("meta"), RuntimeError, "scale is on meta, but x is on cpu"),
-    ("zero_point", 0, TypeError, "zero_point must be a Tensor, got int; torch.tensor makes one of a number"),
+    ("zero_point", 0, TypeError, "zero_point must be a Tensor, got int; torch.tensor makes one from a number"),
     (
         "zero_point",
         ONE.half(),
         TypeError,
-        "zero_point has dtype float16, but for x of float32 it is float32 or an integer dtype",
+        "zero_point has dtype float16, but for x of float32 it must be float32 or an integer dtype",
     ),
     (
         "zero_point",
         ONE.bool(),
         TypeError,
-        "zero_point has dtype bool, but for x of float32 it is float32 or an integer dtype",
+        "zero_point has dtype bool, but for x of float32 it must be float32 or an integer dtype",
     ),
     (
         "zero_point",
@@ -170,7 +182,7 @@ for name, wrong, error, message in [
     ("x", X.long(), TypeError, "x has dtype int64; supported are float64, float32, float16 and bfloat16"),
     ("x", [SECRET], TypeError, "x must be a Tensor, got list"),
     ("scale", [SECRET], TypeError, "scale must be a Tensor, got list"),
-    ("scale", ONE.double(), TypeError, "scale has dtype float64, but for x of float32 it is float32"),
+    ("scale", ONE.double(), TypeError, "scale has dtype float64, but for x of float32 it must be float32"),
     ("scale", ONE.to("meta").expand(3), RuntimeError, "scale is on meta, but x is on cpu"),
     (
         "scale",
@@ -241,9 +253,9 @@ SOFT = torch.full((2, 3), 0.5)
 DTYPES_OF_HARD = "supported are float64, float32, float16, bfloat16, int64, int32, int16, int8, uint8 and bool"
 for hard, soft, error, message in [
     ([SECRET], SOFT, TypeError, "hard must be a Tensor, got list"),
-    (SECRET, SOFT, TypeError, "hard must be a Tensor, got float; torch.tensor makes one of a number"),
+    (SECRET, SOFT, TypeError, "hard must be a Tensor, got float; torch.tensor makes one from a number"),
     (X, None, TypeError, "soft must be a Tensor, got NoneType"),
-    (X, SECRET, TypeError, "soft must be a Tensor, got float; torch.tensor makes one of a number"),
+    (X, SECRET, TypeError, "soft must be a Tensor, got float; torch.tensor makes one from a number"),
     (X.to(torch.complex64), SOFT, TypeError, f"hard has dtype complex64; {DTYPES_OF_HARD}"),
     (X.to(torch.float8_e4m3fn), SOFT, TypeError, f"hard has dtype float8_e4m3fn; {DTYPES_OF_HARD}"),
     (X.to(torch.uint16), SOFT, TypeError, f"hard has dtype uint16; {DTYPES_OF_HARD}"),
@@ -327,5 +339,5 @@ def test_the_fallback_refuses_a_device_whose_gradient_it_cannot_give() -> None:
 
 @pytest.mark.skipif(Version(torch.__version__).release >= (2, 8), reason="torch keeps the op whole")
 def test_onnx_where_torch_takes_the_op_apart() -> None:
-    with pytest.raises(RuntimeError, match=r"quantize_dequantize needs torch 2\.8 or later, and torch 2\."):
+    with pytest.raises(RuntimeError, match=r"quantize_dequantize requires torch 2\.8 or later, but torch 2\."):
         ste.onnx.quantize_dequantize()

@@ -467,7 +467,7 @@ def test_lsq_grad_scale() -> None:
     assert ste.lsq_grad_scale(x[:0], torch.empty(1), 7) == 1
     for arguments, error, message in [
         ((None, x, 7), TypeError, "x must be a Tensor, got NoneType"),
-        ((x, 0.5, 7), TypeError, "scale must be a Tensor, got float; torch.tensor makes one of a number"),
+        ((x, 0.5, 7), TypeError, "scale must be a Tensor, got float; torch.tensor makes one from a number"),
         ((x, x, "7"), TypeError, "quant_max must be a number, got str"),
         ((x, x, 0), ValueError, "quant_max must be positive, got 0"),
         ((x, x[:0], 7), ValueError, "scale may not be empty"),

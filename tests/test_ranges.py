@@ -181,8 +181,11 @@ def test_nothing_syncs_or_breaks_a_graph() -> None:
 @pytest.mark.parametrize(
     ("bit_width", "message"),
     [
-        (8.0, "bit_width must be a Tensor or an int, got float; a floating one is a tensor: torch.tensor(4.0)"),
-        (np.float32(8), "bit_width must be a Tensor or an int, got float32; a floating one is a tensor"),
+        (
+            8.0,
+            "bit_width must be a Tensor or an int, got float; pass a floating-point one as a tensor: torch.tensor(4.0)",
+        ),
+        (np.float32(8), "bit_width must be a Tensor or an int, got float32; pass a floating-point one as a tensor"),
         (None, "bit_width must be a Tensor or an int, got NoneType"),
         (True, "bit_width must be a Tensor or an int, got bool"),
         (torch.tensor(True), "bit_width has dtype bool; supported are float64, float32, float16, bfloat16, int64"),

@@ -377,7 +377,7 @@ def test_onnx(op: str, dynamo: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, about itself
         if not dynamo and op == "fake_quantize_blocks":
-            with pytest.raises(torch.onnx.errors.SymbolicValueError, match="dynamo=True alone"):
+            with pytest.raises(torch.onnx.errors.SymbolicValueError, match="only with dynamo=True"):
                 torch.onnx.export(Layer(), (x, random), buffer, dynamo=False)
             return
         program = torch.onnx.export(Layer(), (x, random), None if dynamo else buffer, dynamo=dynamo, verbose=False)
@@ -392,9 +392,9 @@ def test_onnx(op: str, dynamo: bool) -> None:
 @pytest.mark.parametrize(
     ("random", "error", "message"),
     [
-        (torch.ones(3).double(), TypeError, "random has dtype float64, but for x of float32 it is float32"),
-        (torch.ones(3).long(), TypeError, "random has dtype int64, but for x of float32 it is float32"),
-        (0.5, TypeError, "random must be a Tensor, got float; torch.tensor makes one of a number"),
+        (torch.ones(3).double(), TypeError, "random has dtype float64, but for x of float32 it must be float32"),
+        (torch.ones(3).long(), TypeError, "random has dtype int64, but for x of float32 it must be float32"),
+        (0.5, TypeError, "random must be a Tensor, got float; torch.tensor makes one from a number"),
         (torch.ones(()), RuntimeError, r"random has shape \[\], but x has shape \[3\]"),
         (torch.ones(1, 3), RuntimeError, r"random has shape \[1, 3\], but x has shape \[3\]"),
         (torch.ones(3, device="meta"), RuntimeError, "random is on meta, but x is on cpu"),

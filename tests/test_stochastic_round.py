@@ -96,7 +96,7 @@ def test_script() -> None:
     [
         (torch.ones(3).long(), None, TypeError, "x has dtype int64; supported are float64, float32"),
         ([1.0], None, TypeError, "x must be a Tensor, got list"),
-        (torch.ones(3), torch.ones(3).double(), TypeError, "random has dtype float64, but for x of float32 it is"),
+        (torch.ones(3), torch.ones(3).double(), TypeError, "random has dtype float64, but for x of float32 it must be"),
         (torch.ones(3), 0.5, TypeError, "random must be a Tensor, got float"),
         (torch.ones(3), torch.ones(()), RuntimeError, r"random has shape \[\], but x has shape \[3\]"),
         (torch.ones(3), torch.ones(3, device="meta"), RuntimeError, "random is on meta, but x is on cpu"),

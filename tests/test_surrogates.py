@@ -320,7 +320,7 @@ BAD: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (TypeError, "alpha must be a Tensor, got str", {"surrogate": "atan", "alpha": "1"}),
     (
         TypeError,
-        "alpha has dtype float64, but for x of float32 it is float32",
+        "alpha has dtype float64, but for x of float32 it must be float32",
         {"surrogate": "atan", "alpha": torch.tensor(1.0, dtype=torch.float64)},
     ),
     (

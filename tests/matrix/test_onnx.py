@@ -126,7 +126,7 @@ def test_dynamic_batch(op: Op) -> None:
 @EVERY_OP
 @pytest.mark.refused(
     "written for `dynamo=True` alone",
-    error="torch.onnx.export has it with dynamo=True alone",
+    error="torch.onnx.export supports it only with dynamo=True",
     where=lambda p: p["op"].name == "fake_quantize_blocks",
 )
 @pytest.mark.parametrize("opset", [None, 15])

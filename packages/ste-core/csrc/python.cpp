@@ -47,7 +47,7 @@ const char* instead(const std::string& op, const std::string& name, bool wants_t
     return "";
   }
   return op.starts_with("tensor_clamp") && name != "x" ? "; ste.scalar_clamp_ste takes numbers"
-                                                       : "; torch.tensor makes one of a number";
+                                                       : "; torch.tensor makes one from a number";
 }
 
 [[noreturn]] void reject(const Place& place, const char* expected, PythonArgument value) {

@@ -109,7 +109,7 @@ std::string hint(const char* name, const at::Tensor& parameter, const at::Tensor
   }
   std::vector<int64_t> shape(sizes.size() - static_cast<size_t>(dim), 1);
   shape[0] = parameter.size(0);
-  return c10::str("; for one ", name, " to each channel of dimension ", dim, ": shape ", at::IntArrayRef(shape));
+  return c10::str("; for one ", name, " per index of dimension ", dim, ", give it shape ", at::IntArrayRef(shape));
 }
 
 void check_fits(const char* op, const char* name, const at::Tensor& parameter, const at::Tensor& x) {
@@ -138,7 +138,7 @@ void check_parameter_dtype(
   const bool is_integer = is_supported(dtype) && !is_floating(dtype);
   TORCH_CHECK_TYPE(
       dtype == x.scalar_type() || dtype == at::kFloat || (may_be_integer && is_integer), op, ": ", name, " has dtype ",
-      dtype_name(dtype), ", but for x of ", dtype_name(x.scalar_type()), " it is ", dtype_name(x.scalar_type()),
+      dtype_name(dtype), ", but for x of ", dtype_name(x.scalar_type()), " it must be ", dtype_name(x.scalar_type()),
       x.scalar_type() == at::kFloat ? "" : " or float32", may_be_integer ? " or an integer dtype" : "");
 }
 
@@ -270,8 +270,8 @@ c10::Scalar value_in_dtype(const char* op, const char* name, const c10::Scalar& 
       !value.isFloatingPoint() || (std::trunc(real) == real && real >= -kInt64End && real < kInt64End);
   const int64_t integer = value.isFloatingPoint() ? saturated(real) : value.toLong();
   TORCH_CHECK_VALUE(
-      is_whole && integer >= range.min && integer <= range.max, op, ": ", name, "=", value, " has no ",
-      dtype_name(dtype), " value");
+      is_whole && integer >= range.min && integer <= range.max, op, ": ", name, "=", value,
+      " cannot be represented in ", dtype_name(dtype));
   return integer;
 }
 

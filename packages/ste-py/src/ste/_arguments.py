@@ -25,13 +25,13 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _instead(op: str, name: str, expected: str, value: object) -> str:
-    """What takes a number that was given for a tensor, or a tensor that was given for a number."""
+    """What to call instead, if a number was given for a tensor, or a tensor for a number."""
     if isinstance(value, Tensor):
         return "; ste.tensor_clamp_ste takes tensors" if op == "scalar_clamp_ste" else ""
     if expected != "a Tensor" or not isinstance(value, (int, float)):
         return ""
     is_bound = op.startswith("tensor_clamp") and name != "x"
-    return "; ste.scalar_clamp_ste takes numbers" if is_bound else "; torch.tensor makes one of a number"
+    return "; ste.scalar_clamp_ste takes numbers" if is_bound else "; torch.tensor makes one from a number"
 
 
 def _wrong_type(op: str, name: str, expected: str, value: object) -> TypeError:
@@ -66,13 +66,13 @@ def check_tensor(op: str, name: str, value: Any) -> None:
 
 
 def checked(op: str, x: Tensor) -> Tensor:
-    """x, if the op takes it."""
+    """x, if the op supports it."""
     check_tensor(op, "x", x)
     return x
 
 
 def check_bounds(op: str, x: Tensor, min_val: Tensor, max_val: Tensor) -> None:
-    """Bounds live on x's device (one without dimensions may be on the CPU) and broadcast to x's shape."""
+    """Bounds are on x's device (one without dimensions may be on the CPU) and broadcast to x's shape."""
     check_tensor(op, "x", x)
     for name, bound in (("min_val", min_val), ("max_val", max_val)):
         check_tensor(op, name, bound)
@@ -89,7 +89,7 @@ def check_quantization(
     grad_scale: Any = 1.0,
     inside: Any = "rounded",
 ) -> None:
-    """X is floating; the parameters are of its dtype or float32, and lie as bounds do."""
+    """X is floating-point; the parameters have its dtype or float32, and fit x as bounds do."""
     check_is_floating(op, "x", x)
     check_parameter(op, "scale", scale, x)
     if zero_point is not None:
@@ -100,7 +100,7 @@ def check_quantization(
     if not isinstance(grad_scale, (torch.SymInt, torch.SymFloat)):
         number(op, "grad_scale", grad_scale)
     if isinstance(quant_min, torch.SymInt) or isinstance(quant_max, torch.SymInt):
-        # One whose value is not known yet is checked when the graph runs.
+        # An end whose value is not known yet is checked when the graph runs.
         torch._check(
             quant_min < quant_max, lambda: f"{op}: quant_min={quant_min} is not less than quant_max={quant_max}"
         )
@@ -124,7 +124,7 @@ def check_is_floating(op: str, name: str, tensor: Tensor) -> None:
 
 
 def check_hard_and_soft(op: str, hard: Tensor, soft: Tensor) -> None:
-    """Hard is floating, integer or boolean, and soft floating, of hard's shape and beside it."""
+    """Hard is floating-point, integer or boolean; soft is floating-point, of hard's shape and on its device."""
     check_is_tensor(op, "hard", hard)
     check_is_tensor(op, "soft", soft)
     if hard.dtype not in _SUPPORTED and hard.dtype != torch.bool:
@@ -137,9 +137,9 @@ def check_hard_and_soft(op: str, hard: Tensor, soft: Tensor) -> None:
 
 
 def end_in_dtype(end: int, dtype: torch.dtype, is_min: bool) -> float:
-    """The end of a grid in the dtype that is computed in: rounded inwards, so that nothing lies beyond it.
+    """The end of a grid in the dtype of the computation: rounded inwards, so that nothing lies beyond it.
 
-    Written as TorchScript can compile it.
+    Written so that TorchScript can compile it.
     """
     surplus = 0
     while abs(end) >> surplus >= 1 << (53 if dtype == torch.float64 else 24):
@@ -155,7 +155,7 @@ def beside(parameter: Tensor, x: Tensor) -> Tensor:
 
 
 def tensor_parameter(op: str, name: str, value: Any, x: Tensor) -> Any:
-    """A parameter that may be given as a number, and then has no gradient."""
+    """A parameter that may be given as a number, which gets no gradient."""
     if isinstance(value, Tensor):
         return value
     if not isinstance(value, (torch.SymInt, torch.SymFloat)):
@@ -168,7 +168,7 @@ def tensor_parameter(op: str, name: str, value: Any, x: Tensor) -> Any:
 
 
 def check_parameter(op: str, name: str, parameter: Any, x: Tensor, *, may_be_integer: bool = False) -> None:
-    """A parameter is of x's dtype or float32, or may be an integer, and lies as bounds do."""
+    """A parameter has x's dtype or float32, or an integer dtype if it may, and fits x as bounds do."""
     _check_parameter_dtype(op, name, parameter, x, may_be_integer=may_be_integer)
     _check_fits(op, name, parameter, x)
 
@@ -180,7 +180,7 @@ def check_beside(op: str, name: str, tensor: Any, x: Tensor) -> None:
 
 
 def check_random(op: str, random: Any, x: Tensor) -> None:
-    """The same, of numbers to round by, if there are any."""
+    """The same for the numbers to round by, if there are any."""
     if random is not None:
         check_beside(op, "random", random, x)
 
@@ -201,7 +201,7 @@ def _check_parameter_dtype(op: str, name: str, parameter: Any, x: Tensor, *, may
     if dtype not in (x.dtype, torch.float32) and not (may_be_integer and dtype in _INTEGER):
         others = ["an integer dtype"] if may_be_integer else []
         allowed = " or ".join(dict.fromkeys((_name(x.dtype), "float32", *others)))
-        raise TypeError(f"{op}: {name} has dtype {_name(dtype)}, but for x of {_name(x.dtype)} it is {allowed}")
+        raise TypeError(f"{op}: {name} has dtype {_name(dtype)}, but for x of {_name(x.dtype)} it must be {allowed}")
 
 
 def _check_fits(op: str, name: str, parameter: Tensor, x: Tensor) -> None:
@@ -211,7 +211,7 @@ def _check_fits(op: str, name: str, parameter: Tensor, x: Tensor) -> None:
 
 
 def check_broadcast(op: str, name: str, bound: Sequence[int], x: Sequence[int]) -> None:
-    """The bound's shape broadcasts to x's; one element does to any."""
+    """The bound's shape broadcasts to x's; that of one element does to any."""
     trailing = x[len(x) - len(bound) :] if len(bound) <= len(x) else [1] * len(bound)
     if any(b != s and b != 1 for b, s in zip(bound, trailing)):
         hint = _hint(name, bound, x)
@@ -219,16 +219,16 @@ def check_broadcast(op: str, name: str, bound: Sequence[int], x: Sequence[int]) 
 
 
 def _hint(name: str, parameter: Sequence[int], x: Sequence[int]) -> str:
-    """How a parameter of one dimension would have to lie, for those who meant another dimension of x than the last."""
+    """The shape that a one-dimensional parameter needs, if it was meant for another dimension of x than the last."""
     if len(parameter) != 1 or not all(type(size) is int for size in (*parameter, *x)) or parameter[0] not in x:
         return ""
     dim = list(x).index(parameter[0])
     shape = [parameter[0], *[1] * (len(x) - dim - 1)]
-    return f"; for one {name} to each channel of dimension {dim}: shape {shape}"
+    return f"; for one {name} per index of dimension {dim}, give it shape {shape}"
 
 
 def _index(value: Any) -> int | None:
-    """A Python or NumPy integer, as an int; None for all else, a Tensor included."""
+    """A Python or NumPy integer, as an int; None for anything else, a Tensor included."""
     if isinstance(value, Tensor):
         return None
     try:
@@ -238,9 +238,9 @@ def _index(value: Any) -> int | None:
 
 
 def number(op: str, name: str, value: Any) -> int | float:
-    """A Python or NumPy number; a Tensor is none, although it converts to one.
+    """A Python or NumPy number. A Tensor does not count, although it converts to one.
 
-    An integer that int64 does not hold comes as a float, infinite where that does not hold it either.
+    An integer that int64 does not hold becomes a float, which is infinite if a float does not hold it either.
     """
     if type(value) is float:
         return value
@@ -273,12 +273,12 @@ def integer(op: str, name: str, value: Any) -> int:
 def scalar_bound(op: str, name: str, value: Any, x: Tensor) -> int | float | torch.SymInt | torch.SymFloat:
     """The value that a bound stands for in x's dtype.
 
-    For a floating x, what the dtype cannot hold is rounded as a cast rounds it (torch.clamp refuses it: "value cannot
-    be converted to type at::Half without overflow"). An integer x needs a whole number; past the end of the dtype's
-    range, it is that end.
+    For a floating-point x, a value that the dtype cannot hold is rounded as a cast rounds it (torch.clamp refuses it:
+    "value cannot be converted to type at::Half without overflow"). An integer x requires a whole number; one beyond the
+    dtype's range becomes the end of that range.
     """
     if isinstance(value, (torch.SymInt, torch.SymFloat)):
-        return value  # a compiler's symbol: to look at its value would specialize the graph to it
+        return value  # a compiler's symbol: looking at its value would specialize the graph to it
     value = number(op, name, value)
     if x.is_floating_point():
         return _rounded(float(value), torch.finfo(x.dtype))
@@ -298,7 +298,7 @@ def _rounded(value: float, info: torch.finfo) -> float:
 
 
 def tensor_bound(bound: Tensor, dtype: torch.dtype, *, is_min: bool) -> Tensor:
-    """The bound in x's dtype; for an integer x rounded inwards, and the range's end where it is past it."""
+    """The bound in x's dtype; for an integer x, rounded inwards and clamped to the dtype's range."""
     if bound.dtype == dtype:
         return bound
     if dtype.is_floating_point:
@@ -314,7 +314,7 @@ def tensor_bound(bound: Tensor, dtype: torch.dtype, *, is_min: bool) -> Tensor:
 
 
 def exact_value(op: str, name: str, value: Any, x: Tensor) -> int | float | torch.SymInt | torch.SymFloat:
-    """A value that has to be represented exactly when x is an integer tensor; of a floating x, as `scalar_bound`."""
+    """A value that an integer x's dtype must represent exactly; for a floating-point x, the same as `scalar_bound`."""
     if type(value) is float and x.is_floating_point():
         return _rounded(value, torch.finfo(x.dtype))
     if isinstance(value, (torch.SymInt, torch.SymFloat)) or x.is_floating_point():
@@ -323,5 +323,5 @@ def exact_value(op: str, name: str, value: Any, x: Tensor) -> int | float | torc
     info = torch.iinfo(x.dtype)
     if (isinstance(exact, float) and not exact.is_integer()) or not info.min <= exact <= info.max:
         shown = f"{exact:g}" if isinstance(exact, float) else exact
-        raise ValueError(f"{op}: {name}={shown} has no {_name(x.dtype)} value")
+        raise ValueError(f"{op}: {name}={shown} cannot be represented in {_name(x.dtype)}")
     return int(exact)

@@ -1,4 +1,4 @@
-"""Which backend runs: the policy, a pure function of version strings, and the loading around it."""
+"""Chooses the backend: the policy, a pure function of version strings, and the loading around it."""
 
 import os
 import warnings
@@ -13,10 +13,10 @@ from packaging.version import Version
 __version__ = "0.1.0"
 
 _REBUILD = (
-    "To build it for this torch, in the repository: "
+    "To build it for this torch, run in the repository: "
     "pip install --no-build-isolation --no-deps --force-reinstall ./packages/ste-core"
 )
-_REMEDIES = f"{_REBUILD}; to do without it and without this warning: STE_BACKEND=python"
+_REMEDIES = f"{_REBUILD}; to do without it and without this warning, set STE_BACKEND=python"
 
 
 class Backend(NamedTuple):
@@ -24,7 +24,7 @@ class Backend(NamedTuple):
 
     Attributes:
         name: ``"native"`` (ste-core) or ``"python"`` (the fallback).
-        reason: A sentence for people.
+        reason: Why it runs, for people to read.
     """
 
     name: Literal["native", "python"]
@@ -36,7 +36,7 @@ class Backend(NamedTuple):
 
 @dataclass(frozen=True)
 class Choice:
-    """What the policy says: load the build of this index, or run in Python for this reason."""
+    """The policy's decision: load the build with this index, or run in Python for this reason."""
 
     build: int | None
     reason: str
@@ -47,7 +47,7 @@ def choose(requested: str, *, ste: str, torch: str, core: str | None, builds: Se
     """The backend policy.
 
     Args:
-        requested: Value of ``STE_BACKEND``; an empty one, as a script's unset variable leaves it, is ``auto``.
+        requested: Value of ``STE_BACKEND``; an empty one, which a script's unset variable gives, means ``auto``.
         ste: Version of ste-py.
         torch: Version of torch that is running.
         core: Version of ste-core, or None if it is not installed.
@@ -84,7 +84,7 @@ def words_of(error: BaseException) -> str:
 
 
 def _load(requested: str) -> tuple[Backend, ModuleType | None]:
-    """Follow the policy; warn, or raise if the native backend was asked for, where ste-core cannot be used."""
+    """Follow the policy. If ste-core cannot be used, warn, or raise if the native backend was asked for."""
     core, builds = None, []
     failure: Exception | None = None
     if requested != "python":
@@ -93,11 +93,11 @@ def _load(requested: str) -> tuple[Backend, ModuleType | None]:
 
             core, builds = ste_core.__version__, ste_core.builds()
             for build in builds:
-                Version(build.torch)  # an error here, where it counts as damage
+                Version(build.torch)  # raises here, where it counts as damage
         except ModuleNotFoundError as error:
             if error.name != "ste_core":
                 failure = error
-        # What a damaged installation raises: a file that is missing, or is not what it should be.
+        # What a damaged installation raises, where a file is missing or is not what it should be.
         except (AttributeError, ImportError, OSError, SyntaxError, TypeError, ValueError) as error:
             failure = error
     if failure is None:
@@ -127,11 +127,11 @@ def backend() -> Backend:
 
     It is chosen once, when :mod:`ste` is imported. The environment variable ``STE_BACKEND`` decides:
 
-    - ``auto`` (the default, and what an empty value is): native if ste-core is installed and fits the running torch.
-      Not installed: the Python backend, silently. Installed but unusable: the Python backend, and one
-      ``RuntimeWarning`` that says why.
+    - ``auto`` (the default, and the meaning of an empty value): native if ste-core is installed and fits the running
+      torch. If it is not installed, the Python backend, silently; if it is but cannot be used, the Python backend, with
+      one ``RuntimeWarning`` that says why.
     - ``native``: native, or an ``ImportError`` that says why not.
-    - ``python``: the Python backend; ste-core is not looked at.
+    - ``python``: the Python backend, without looking for ste-core.
 
     Returns:
         The backend's name and the reason for it.

@@ -30,13 +30,13 @@ RULES = ("absmax", "minmax", "floor", "ceil", "even", "rceil", "e4m3fn")
 
 
 class Settings(NamedTuple):
-    """What is no tensor among the arguments.
+    """The arguments that are not tensors.
 
     Attributes:
-        format: None for integers.
-        mantissa_bits: Of the format; of integers of n bits, n - 2, which a format with as large a number has.
+        format: The format, or None for integers.
+        mantissa_bits: The format's; for integers of n bits n - 2, as in a format with the same largest number.
         max: The largest number of the grid.
-        rule: How the scale of a block follows from its numbers.
+        rule: How the scale of a block is computed from its numbers.
         block: The size of a block; -1: the whole of the dimension.
         dim: As it was given.
     """
@@ -55,7 +55,7 @@ class Settings(NamedTuple):
 
 
 def settings_of(op: str, grid: Any, block: Any, rule: Any, dim: Any) -> Settings:
-    """The settings, if the op takes them."""
+    """The settings, if they are valid."""
     check_is_string(op, "grid", grid)
     if not isinstance(block, torch.SymInt):
         block = integer(op, "block", block)
@@ -79,7 +79,7 @@ def settings_of(op: str, grid: Any, block: Any, rule: Any, dim: Any) -> Settings
 def checked_settings(
     op: str, x: Tensor, grid: Any, block: Any, rule: Any, dim: Any, tensor_scale: Any
 ) -> tuple[Settings, Tensor | None]:
-    """The settings and the tensor's scale, if the op takes all of the arguments."""
+    """The settings and the tensor's scale, if all of the arguments are valid."""
     check_is_floating(op, "x", x)
     settings = settings_of(op, grid, block, rule, dim)
     if settings.block < 1 and settings.block != -1:
@@ -140,7 +140,7 @@ class fake_quantize_blocks_fn(StraightThroughByRule):
     def call_batched(
         cls, call: Callable[..., Tensor], batch_size: int, in_dims: Sequence[int | None], args: Sequence[Any]
     ) -> Tensor:
-        # The dispatcher leaves out what is given as its default.
+        # The dispatcher leaves out arguments that have their default values.
         defaults: list[Any] = [-1, None, None]
         x, grid, block, rule, dim, tensor_scale, random = [*args, *defaults[len(args) - 4 :]]
         scale_dim, random_dim = [*in_dims[5:], None, None][:2]
@@ -150,7 +150,7 @@ class fake_quantize_blocks_fn(StraightThroughByRule):
             check_random("fake_quantize_blocks", logical(random, random_dim), logical(x, in_dims[0]))
             random = with_batch(random, random_dim, batch_size)
         x = with_batch(x, in_dims[0], batch_size)
-        # A sample without dimensions gets one, for its block to lie in.
+        # A sample without dimensions gets one, along which its block lies.
         has_none = x.dim() == 1
         rank = x.dim() - 1 + has_none
         if scale_dim is not None:
@@ -166,7 +166,7 @@ class fake_quantize_blocks_fn(StraightThroughByRule):
     def symbolic(g: Any, x: Any, *_: Any) -> Any:
         from torch.onnx import errors
 
-        raise errors.SymbolicValueError("fake_quantize_blocks: torch.onnx.export has it with dynamo=True alone", x)
+        raise errors.SymbolicValueError("fake_quantize_blocks: torch.onnx.export supports it only with dynamo=True", x)
 
 
 def _passed(settings: Settings, g: Tensor, x: Tensor, tensor_scale: Tensor | None, random: Tensor | None) -> Tensor:
@@ -178,7 +178,7 @@ def _passed(settings: Settings, g: Tensor, x: Tensor, tensor_scale: Tensor | Non
 
 
 def _lying_as(x: Tensor, result: Tensor) -> Tensor:
-    """What was put together of pieces lies in the order of the dimensions, and x may not."""
+    """The result in x's memory format: concatenated pieces lie in the order of the dimensions, and x may not."""
     if x.is_contiguous() and result.is_contiguous():
         return result
     like_x = torch.empty_like(x, dtype=result.dtype)
@@ -196,10 +196,10 @@ def by_blocks(
     function: Callable[["Blocks"], Tensor],
     random: Tensor | None = None,
 ) -> Tensor:
-    """The function of the blocks along a dimension, of which there is one at least.
+    """Apply the function to the blocks along a dimension, of which there is at least one.
 
-    Where x has whole blocks, they get a dimension of their own, and what is left at the end is a piece by itself: an
-    index that is divided by a size it is no multiple of is what torch 2.13's inductor gets wrong for CPUs.
+    Whole blocks get a dimension of their own, and the rest at the end is a piece by itself: where an index is divided
+    by a size that it is not a multiple of, torch 2.13's inductor generates wrong code for CPUs.
     """
     if x.dim() == 0:
         random = None if random is None else random.unsqueeze(0)
@@ -228,11 +228,11 @@ def by_blocks(
 
 
 class Blocks:
-    """Blocks that each are the whole of x along an axis, in the dtype that is computed in.
+    """Blocks that are each the whole of x along an axis, in the dtype of the computation.
 
     Attributes:
-        scale: Of each.
-        zero_point: With the rule minmax, else None.
+        scale: One for each block.
+        zero_point: One for each block with the rule minmax, else None.
     """
 
     zero_point: Tensor | None = None
@@ -261,7 +261,7 @@ class Blocks:
             q = self._rounded_to(self._settings.format)[1]
         else:
             clamped = self._integers()[1]
-            # There is no -0. (To add 0 gives that too, but exporters leave out what adds a constant 0.)
+            # There is no -0. (Adding 0 would do too, but exporters drop the addition of a constant 0.)
             q = torch.where(clamped == 0, 0, clamped) if self.zero_point is None else clamped - self.zero_point
         return q * self.scale
 
@@ -276,18 +276,18 @@ class Blocks:
         return Numbers(format, True, self._dtype).round(self._scaled, self._random)
 
     def _integers(self) -> tuple[Tensor, Tensor]:
-        """Before and after they are clamped."""
+        """The integers, before and after the clamp."""
         steps = rounded(self._scaled, self._random)
         shifted = steps if self.zero_point is None else steps + self.zero_point
         low = -self._settings.max if self.zero_point is None else -self._settings.limit
         return shifted, shifted.clamp(low, self._settings.max)
 
     def _constant(self, value: float, beside: Tensor) -> Tensor:
-        """As a tensor: by a number, CUDA's division is a product with the reciprocal."""
+        """A tensor, because CUDA multiplies by the reciprocal to divide by a number."""
         return torch.scalar_tensor(value, dtype=self._dtype, device=beside.device)
 
     def _divisor(self) -> Tensor:
-        """Infinite where the scale is 0, so that the block's numbers are 0."""
+        """The scale, or infinity where it is 0, so that the block's numbers are 0."""
         return torch.where(self.scale == 0, math.inf, self.scale)
 
     def _scale(self, largest: Tensor, tensor_scale: Tensor | None) -> Tensor:
@@ -304,10 +304,10 @@ class Blocks:
         return torch.where(largest == 0, 0, torch.where(largest == largest, scale, math.nan))
 
     def _to_e4m3fn(self, scaled: Tensor) -> Tensor:
-        """Rounded to the format, with a comparison for each of its exponents.
+        """Round to the format, with a comparison for each of its exponents.
 
-        There are fewer in Numbers, each of the result of the one before; compilers, which write out what goes before
-        each time, take a minute for those where much follows.
+        Numbers makes fewer comparisons, each of the result of the one before. Compilers write out all that comes before
+        at each of these, and take a minute if much follows.
         """
         size = scaled.abs().clamp(max=448.0)
         power = self._constant(2.0**-6, scaled)
@@ -318,9 +318,9 @@ class Blocks:
         return torch.where(scaled < 0, -q, q)
 
     def _power_of_two(self, number: Tensor, unit: float) -> Tensor:
-        """The power of two within a number, or twice that from some fraction on, in units of the grid.
+        """The largest power of two within a number, or twice that from some fraction on, in units of the grid.
 
-        It is found by comparisons: among all sixteenth powers first, then from one to the next. An infinity counts as
+        It is found by comparisons: first with every sixteenth power, then with those in between. An infinity counts as
         twice the largest power.
         """
         is_double = self._dtype == torch.float64

@@ -20,19 +20,19 @@ def tensor_clamp(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
     .. math::
         y = \min(\max(x, \mathit{min\_val}), \mathit{max\_val})
 
-    The gradient :math:`g` of an element goes wholly to one of the three: to x where
+    The gradient :math:`g` of each element goes wholly to one of the three: to x where
     :math:`\mathit{min\_val} \le x \le \mathit{max\_val}` (a value at a bound belongs to x), to ``min_val`` where x is
-    below it, to ``max_val`` where x is above it or where ``min_val > max_val``. To each bound it is summed to the
-    bound's own shape, in the widest of the three dtypes or, by the native backend's kernel for CPUs, in float64; its
-    last bits are those of the order of summation. The rule is the same with every torch; that of :func:`torch.clamp` at
-    a bound is not.
+    below it, to ``max_val`` where x is above it or where ``min_val > max_val``. The gradient to a bound is summed to
+    the bound's own shape, in the widest of the three dtypes or, by the native backend's CPU kernel, in float64; its
+    last bits depend on the order of summation. The rule is the same in every version of torch; that of
+    :func:`torch.clamp` at a bound is not.
 
     The forward is that of :func:`ste.tensor_clamp_ste`. Where x or a bound is NaN, the result is NaN; the gradient
     still follows the comparisons above, all of which NaN fails.
 
     Args:
-        x: Any shape; a floating or integer dtype.
-        min_val: Lower bound: x's shape, or any that broadcasts to it; any supported dtype.
+        x: Any shape; a floating-point or integer dtype.
+        min_val: Lower bound, of x's shape or any that broadcasts to it, in any supported dtype.
         max_val: Upper bound; as ``min_val``.
 
     Returns:
@@ -64,19 +64,21 @@ def max_uint(narrow_range: bool, bit_width: Tensor | int) -> Tensor:
 
     .. math:: 2^b - 1, \quad \text{less one if } \mathit{narrow\_range}
 
-    A floating ``bit_width`` :math:`b` keeps its dtype and is differentiated as the formula is. What the dtype cannot
-    hold is rounded: the largest signed integer of 16 bits is 32768 in bfloat16, which has 8 significant bits. An
-    integer one gives an int64 tensor, right for every width from 1 to 62, however narrow its own dtype.
+    A floating-point ``bit_width`` :math:`b` keeps its dtype, and the result has the derivative of the formula. A result
+    that the dtype cannot hold is rounded: the largest signed integer of 16 bits is 32768 in bfloat16, which has 8
+    significant bits. An integer ``bit_width`` gives an int64 tensor, which is right for every width from 1 to 62,
+    however narrow its own dtype.
 
-    A tensor's values are not looked at, which would synchronize with its device: widths outside of 1 to 62 give numbers
-    of no meaning. A Python or NumPy integer is checked, and its result is on the CPU, whatever the default device is.
+    The values of a tensor are not checked, because that would synchronize with its device: widths outside of 1 to 62
+    give meaningless numbers. A Python or NumPy integer is checked, and its result is on the CPU, whatever the default
+    device is.
 
     Args:
         narrow_range: Whether to leave out the largest value.
         bit_width: Number of bits: a tensor of any shape, or a Python or NumPy integer from 1 to 62.
 
     Returns:
-        Tensor of bit_width's shape and device; of an integer, one without dimensions on the CPU.
+        Tensor of bit_width's shape and device; for an integer, a tensor without dimensions on the CPU.
 
     Raises:
         TypeError: bit_width is neither a Tensor nor an int, or is boolean or complex.
@@ -86,7 +88,7 @@ def max_uint(narrow_range: bool, bit_width: Tensor | int) -> Tensor:
         >>> ste.max_uint(False, 8), ste.max_uint(True, torch.tensor([2, 4]))
         (tensor(255), tensor([ 2, 14]))
     """
-    # FX's proxies are recorded, as torch's own functions record them.
+    # FX records its proxies, as it does in torch's own functions.
     if not torch.jit.is_scripting() and not isinstance(bit_width, Tensor):  # type: ignore[attr-defined]
         if has_torch_function_unary(bit_width):
             return handle_torch_function(max_uint, (bit_width,), narrow_range, bit_width)
@@ -104,7 +106,7 @@ def max_int(signed: bool, bit_width: Tensor | int) -> Tensor:
         bit_width: Number of bits :math:`b`; see :func:`ste.max_uint`.
 
     Returns:
-        Tensor of bit_width's shape and device; of an integer, one without dimensions on the CPU.
+        Tensor of bit_width's shape and device; for an integer, a tensor without dimensions on the CPU.
 
     Raises:
         TypeError: bit_width is neither a Tensor nor an int, or is boolean or complex.
@@ -135,7 +137,7 @@ def min_int(signed: bool, narrow_range: bool, bit_width: Tensor | int) -> Tensor
         bit_width: Number of bits :math:`b`; see :func:`ste.max_uint`.
 
     Returns:
-        Tensor of bit_width's shape and device; of an integer, one without dimensions on the CPU.
+        Tensor of bit_width's shape and device; for an integer, a tensor without dimensions on the CPU.
 
     Raises:
         TypeError: bit_width is neither a Tensor nor an int, or is boolean or complex.
@@ -161,15 +163,15 @@ def min_int(signed: bool, narrow_range: bool, bit_width: Tensor | int) -> Tensor
 
 @torch.jit.unused
 def _checked_integer(op: str, bit_width: SupportsIndex) -> int:
-    """A Python or NumPy integer, as an int within the widths whose ends int64 holds."""
+    """A Python or NumPy integer, as an int from 1 to 62: int64 does not hold the ends of wider ranges."""
     try:
         width = None if isinstance(bit_width, bool) else operator.index(bit_width)
     except TypeError:
         width = None
     if width is None:
         raise TypeError(
-            f"{op}: bit_width must be a Tensor or an int, got {type(bit_width).__name__}; a floating one is a tensor: "
-            "torch.tensor(4.0)"
+            f"{op}: bit_width must be a Tensor or an int, got {type(bit_width).__name__}; pass a floating-point one "
+            "as a tensor: torch.tensor(4.0)"
         )
     if not 1 <= width <= 62:
         raise ValueError(f"{op}: bit_width must be from 1 to 62, got {width}")
@@ -178,13 +180,13 @@ def _checked_integer(op: str, bit_width: SupportsIndex) -> int:
 
 @torch.jit.unused
 def _of_integer(value: int) -> Tensor:
-    """On the CPU: int() and item() must be able to read it where the default device is another, or meta."""
+    """On the CPU: int() and item() must be able to read it even if the default device is meta, or another one."""
     return torch.tensor(value, device="cpu")
 
 
 def _widened(op: str, bit_width: Tensor | int) -> Tensor:
     """bit_width as a tensor that does not wrap: int64, or its own floating dtype."""
-    # Only TorchScript comes here with an int, and it cannot compile the checks.
+    # Only TorchScript gets here with an int, and it cannot compile the checks.
     if isinstance(bit_width, int):
         if bit_width < 1 or bit_width > 62:
             raise ValueError(f"{op}: bit_width must be from 1 to 62, got {bit_width}")
@@ -197,5 +199,5 @@ def _widened(op: str, bit_width: Tensor | int) -> Tensor:
 def _power_of_two(exponent: Tensor) -> Tensor:
     if exponent.is_floating_point():
         return torch.exp2(exponent)
-    # And not `<<`, for which torch's ONNX exporter has no function.
+    # Not `<<`, which torch's ONNX exporter does not support.
     return torch.bitwise_left_shift(torch.ones_like(exponent), exponent)

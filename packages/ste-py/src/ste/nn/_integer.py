@@ -1,4 +1,4 @@
-"""Integers."""
+"""Quantizers to integers."""
 
 import math
 
@@ -13,44 +13,45 @@ __all__ = ["IntegerQuantizer"]
 
 
 class IntegerQuantizer(ScaledQuantizer):
-    r"""Quantize to integers of some bits, times a scale.
+    r"""Quantize to integers of a few bits, times a scale.
 
     .. math::
         q = \operatorname{clamp}(\operatorname{round}(x / s) + z, \mathit{quant\_min}, \mathit{quant\_max}),
         \qquad y = (q - z) \, s
 
-    with the gradients of :func:`ste.fake_quantize`. A learned scale has those of LSQ, its mask and its factor included,
-    and a learned zero point makes it LSQ+; a scale that follows from x is a constant to the gradient.
+    with the gradients of :func:`ste.fake_quantize`. A learned scale has LSQ's gradients, with its mask and its factor,
+    and a learned zero point makes it LSQ+. A scale that is computed from x is a constant for the gradient.
 
-    ================ =================================================== ================================
-    ``scale``        what it is                                          what is kept
-    ================ =================================================== ================================
-    ``"learned"``    a parameter; at first twice the mean magnitude,     ``scale``
-                     divided by the root of the largest integer (LSQ)
-    ``"absmax"``     the largest magnitude of this x, divided by the     nothing
-                     largest integer: for weights, and dynamic
-    ``"ema"``        the same of an average of the largest magnitudes    ``observed``
-    ``"percentile"`` the same of an average of a percentile              ``observed``
-    ================ =================================================== ================================
+    ================ ======================================================= ===================
+    ``scale``        what it is                                              state
+    ================ ======================================================= ===================
+    ``"learned"``    a parameter that starts as twice the mean magnitude,    ``scale``
+                     divided by the square root of the largest integer (LSQ)
+    ``"absmax"``     the largest magnitude of this x, divided by the         none
+                     largest integer: for weights, and dynamic quantization
+    ``"ema"``        the same, from a moving average of the largest          ``observed``
+                     magnitudes
+    ``"percentile"`` the same, from a moving average of a percentile         ``observed``
+    ================ ======================================================= ===================
 
-    An average moves in training alone. Every scale is at least 2^-40: numbers that are all 0 stay 0.
+    The averages move only in training. Every scale is at least 2^-40, so zeros stay 0.
 
     Args:
-        bits: From 2 to 16.
-        signed: Whether the integers are from :math:`-2^{bits - 1}` on, or from 0.
-        narrow_range: Whether the smallest signed integer is left out, so that the range is symmetric.
+        bits: 2 to 16.
+        signed: Whether the integers start at :math:`-2^{bits - 1}`, or at 0.
+        narrow_range: Whether to leave out the smallest signed integer, so that the range is symmetric.
         scale: As above.
-        zero_point: None: 0. ``"learned"``: a parameter beside a learned scale (LSQ+). ``"observed"``: beside another
-            scale, whole, such that both ends of what is observed are in the range, and 0 is.
+        zero_point: None is 0. ``"learned"`` is a parameter, for a learned scale (LSQ+). ``"observed"`` is for the other
+            scales: an integer, chosen such that the range holds 0 and both ends of what is observed.
         axis: The dimension of x along which each index has a scale of its own, or None for one scale.
         channels: The size of x along the axis; :func:`ste.nn.quantize` sets it to that of the weight.
-        momentum: How much of an average a batch is.
-        percentile: Of the magnitudes, with ``scale="percentile"``.
-        device: Of what is kept.
-        dtype: Of what is kept.
+        momentum: The weight of a new batch in the average.
+        percentile: The percentile of the magnitudes, with ``scale="percentile"``.
+        device: Device of the parameters and buffers.
+        dtype: Dtype of the parameters and buffers.
 
     Raises:
-        ValueError: An argument is not one of these, or zero_point does not go with the scale.
+        ValueError: An argument has another value, or zero_point does not go with the scale.
 
     Example:
         >>> quantizer = ste.nn.IntegerQuantizer(4, scale="absmax")
@@ -82,8 +83,8 @@ class IntegerQuantizer(ScaledQuantizer):
             raise ValueError(f"IntegerQuantizer: bits must be from 2 to 16, got {bits}")
         if zero_point not in (None, "learned" if scale == "learned" else "observed"):
             raise ValueError(
-                "IntegerQuantizer: zero_point must be None, 'learned' beside a learned scale, or 'observed' beside "
-                f"another, got {zero_point!r} beside scale={scale!r}"
+                "IntegerQuantizer: zero_point must be None, 'learned' with a learned scale, or 'observed' with "
+                f"another, got {zero_point!r} with scale={scale!r}"
             )
         largest = int(max_int(signed, bits))
         placement: Placement = {"device": device, "dtype": dtype}
@@ -112,7 +113,7 @@ class IntegerQuantizer(ScaledQuantizer):
         return q.to(small if self.bits <= 8 else large)
 
     def scale_and_zero_point(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What x is quantized with, a number for each channel; in training, x is observed."""
+        """The scale and the zero point that x is quantized with, one for each channel. In training, x is observed."""
         if self.zero_point_kind is None:
             return self._scale(x), None
         if self.zero_point_kind == "learned":
@@ -131,7 +132,7 @@ class IntegerQuantizer(ScaledQuantizer):
     def _first_scale(self, x: Tensor) -> Tensor:
         if self.zero_point_kind is None:
             return super()._first_scale(x)
-        low, high = self._ends(x)  # LSQ+'s: from the smallest number to the largest
+        low, high = self._ends(x)  # as in LSQ+: from the smallest number to the largest
         return torch.div(high - low, self.quant_max - self.quant_min)
 
     def _ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
