@@ -1,6 +1,6 @@
-"""What ste-core depends on: as sources, any torch that it compiles for; once compiled, the minor version it is for.
+"""The dependency of ste-core on torch: any that it compiles for as an sdist, the minor version it is for as a wheel.
 
-A provider of dynamic metadata for the build.
+The build loads it as a provider of dynamic metadata.
 """
 
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ class Requirement:
         self._is_compiled = False
 
     def build_state(self, state: str) -> None:
-        """Where the metadata goes: to an sdist, or to a wheel."""
+        """Told where the metadata goes: to an sdist, or to a wheel."""
         self._is_compiled = state != "sdist"
 
     def dynamic_wheel(self, settings: Mapping[str, Any]) -> dict[str, bool]:
-        """The wheel's dependencies are others than the sdist's."""
+        """The wheel's dependencies differ from the sdist's."""
         return {"dependencies": True}
 
     def dynamic_metadata(self, settings: Mapping[str, Any], project: Mapping[str, Any]) -> dict[str, Any]:
-        """The dependencies; those of the sdist where there is no torch, for then it is the compilation that says so."""
+        """The dependencies; without torch those of the sdist, and the compilation then reports that it is missing."""
         if self._is_compiled:
             try:
                 import torch

@@ -18,22 +18,22 @@ __all__ = ["Build", "__version__", "build_for", "builds", "cmake_prefix_path", "
 
 __version__ = "0.1.0"
 
-# Two folders where the package is installed as editable: the sources, and what is compiled from them.
+# Two folders if the package is installed as editable: the sources, and what is compiled from them.
 _ROOTS = [Path(folder) for folder in __path__]
 
 
 @dataclass(frozen=True)
 class Build:
-    """One compiled build of the ops, as its ``build.json`` describes it.
+    """A compiled build of the ops, as its ``build.json`` describes it.
 
     Attributes:
         ste_core: Version of ste-core that was compiled.
         torch: Version of torch that it was compiled against, such as ``"2.13.0+cpu"``.
         python: Version of Python that it was compiled for.
         compiler: Name and version of the C++ compiler.
-        cxx11_abi: 1 where the C++ library has the strings of C++11, as torch must have; else 0.
-        cuda: Version of CUDA that its kernels were compiled with, or None if it has none.
-        folder: Where the library is.
+        cxx11_abi: 1 if the library uses the C++11 ABI's strings, else 0. torch must use the same.
+        cuda: Version of CUDA that its kernels were compiled with, or None if it has no CUDA kernels.
+        folder: The folder that contains the library.
     """
 
     ste_core: str
@@ -46,8 +46,8 @@ class Build:
 
     @property
     def library(self) -> Path:
-        """The library of the ops, which may be missing."""
-        found = (path for path in self.folder.glob("*ste.*") if path.suffix != ".lib")  # on Windows, for the linker
+        """The path of the library, which may be missing."""
+        found = (path for path in self.folder.glob("*ste.*") if path.suffix != ".lib")  # for the linker, on Windows
         return next(found, self.folder / "libste.so")
 
 
@@ -55,7 +55,7 @@ def builds() -> list[Build]:
     """The builds that this installation carries, read without loading any of them.
 
     Returns:
-        One for each torch that there is a build for, in the order of its versions.
+        One build for each version of torch that there is one for, in the order of these versions.
 
     Example:
         >>> for build in ste_core.builds():
@@ -70,7 +70,7 @@ def builds() -> list[Build]:
 
 
 def build_for(torch_version: str) -> Build:
-    """The build that runs with a version of torch: that of the same minor version.
+    """The build that runs with a version of torch: the one for the same minor version.
 
     Args:
         torch_version: Such as ``torch.__version__``.
@@ -121,8 +121,8 @@ def include_paths() -> list[str]:
 def library_paths(torch_version: str) -> list[str]:
     """Folders for the linker's search path: the library (``ste``) that runs with a version of torch.
 
-    A program or an extension that links it finds it when it runs if it is loaded already, as it is after
-    ``import ste`` on the native backend, or if the folder is on its run-time path.
+    At run time, a program or an extension that links the library finds it if it is loaded already, as it is after
+    ``import ste`` on the native backend, or if the folder is on the program's run-time path.
 
     Args:
         torch_version: Such as ``torch.__version__``.
@@ -154,7 +154,7 @@ def load(build: Build) -> ModuleType:
     importlib.import_module("ste_core._compiled")
     path = build.folder / f"_C{importlib.machinery.EXTENSION_SUFFIXES[0]}"
     sums = _sums(build)
-    # One that SHA256SUMS does not name would be loaded unchecked, and to load the half of a library is a crash.
+    # A file that SHA256SUMS does not name would be loaded unchecked, and loading half of a library crashes.
     for file in (build.library, path):
         _check(build, "SHA256SUMS", file.name in sums)
         _check(build, file.name, hashlib.sha256(file.read_bytes()).hexdigest() == sums[file.name])
@@ -169,9 +169,9 @@ def load(build: Build) -> ModuleType:
 
 def _sums(build: Build) -> dict[str, str]:
     """What SHA256SUMS says: the sum of each file."""
-    # Bytes that are not ASCII become characters that the form does not have.
+    # Bytes that are not ASCII become characters that do not match the format.
     text = (build.folder / "SHA256SUMS").read_text(encoding="ascii", errors="replace")
-    found = [re.fullmatch(r"([0-9a-f]{64}) [ *](\S+)", line) for line in text.splitlines()]  # the form of sha256sum
+    found = [re.fullmatch(r"([0-9a-f]{64}) [ *](\S+)", line) for line in text.splitlines()]  # the format of sha256sum
     _check(build, "SHA256SUMS", None not in found)
     return {match[2]: match[1] for match in found if match is not None}
 
@@ -181,6 +181,6 @@ def _check(build: Build, name: str, is_what_was_installed: bool) -> None:
         raise ImportError(f"{name} for torch {build.torch} is damaged: it is not what was installed")
 
 
-#: The folder in which ``find_package(ste_core)`` finds the target ``ste::core``, for ``CMAKE_PREFIX_PATH``. It goes
-#: beside ``torch.utils.cmake_prefix_path``.
+#: The folder in which ``find_package(ste_core)`` finds the target ``ste::core``. Add it to ``CMAKE_PREFIX_PATH``, along
+#: with ``torch.utils.cmake_prefix_path``.
 cmake_prefix_path: str = _folder("share", "cmake")

@@ -1,4 +1,4 @@
-"""Straight-through estimators for PyTorch: exact, fast, and right under every transform."""
+"""Straight-through estimators for PyTorch: exact, fast, and correct under every transform."""
 
 from ste import autograd_ops, blocks, brevitas, nn, onnx, ops, ops_ste, quantization, shape, surrogates
 from ste._backend import Backend, __version__, backend

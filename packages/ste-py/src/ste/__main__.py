@@ -1,4 +1,4 @@
-"""``python -m ste``: what a bug report needs."""
+"""``python -m ste`` prints what a bug report needs."""
 
 import os
 import platform

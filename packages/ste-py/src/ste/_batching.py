@@ -14,12 +14,12 @@ def batch_first(
 ) -> list[Any]:
     """Arguments on which the op gives the batched result, with the batch as its first dimension.
 
-    x carries the batch whether it was batched or not, since what broadcasts against x must not enlarge it; a bound's
+    x always gets the batch dimension, batched or not, because what broadcasts against x must not enlarge it. A bound's
     logical rank is padded to x's.
 
     Args:
-        op: Name of the op, for errors; they speak of the shapes that the caller sees.
-        forward: The op's forward, for the names of the arguments.
+        op: Name of the op, for errors, which name the shapes that the caller sees.
+        forward: The op's forward, for the names of its arguments.
         batch_size: Size of the dimension that vmap maps over.
         in_dims: That dimension in each of the arguments, or None.
         args: The arguments, x first.
@@ -43,10 +43,10 @@ def batch_first(
 def batch_of_one_shape(
     check: Callable[..., None], batch_size: int, in_dims: Sequence[int | None], args: Sequence[Tensor]
 ) -> list[Any]:
-    """Tensors that have to be of one shape, with the batch as their first dimension.
+    """Tensors that must have one shape, with the batch as their first dimension.
 
     Args:
-        check: What refuses others; it is given them as the caller sees them.
+        check: Raises if they differ. It gets the tensors as the caller sees them.
         batch_size: Size of the dimension that vmap maps over.
         in_dims: That dimension in each of the arguments, or None.
         args: The arguments.
@@ -61,9 +61,9 @@ def with_batch(tensor: Tensor, dim: int | None, batch_size: int) -> Tensor:
 
 
 def logical(tensor: Tensor, dim: int | None) -> Tensor:
-    """One that has the shape that the caller sees."""
+    """A tensor of the shape that the caller sees."""
     if dim is None:
         return tensor
-    if tensor.shape[dim] == 0:  # of which there is none to select
+    if tensor.shape[dim] == 0:  # there is none to select
         return tensor.new_empty([size for i, size in enumerate(tensor.shape) if i != dim])
     return tensor.select(dim, 0)

@@ -86,7 +86,7 @@ class tensor_clamp_fn(ElementwiseFunction):
 
     @staticmethod
     def decomposition(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
-        """The same values and the same gradients from operations of torch alone, at every level of every transform."""
+        """The same values and gradients from torch operations alone, at every level of every transform."""
         check_bounds("tensor_clamp", x, min_val, max_val)
         min_val, max_val = beside(min_val, x), beside(max_val, x)
         if not x.is_floating_point() or not may_be_differentiated(x, min_val, max_val):
@@ -94,8 +94,8 @@ class tensor_clamp_fn(ElementwiseFunction):
         is_x, is_min, is_max = _owners(x, min_val, max_val)
         widest = _widest(x, min_val, max_val)
         y = clamp_by_extrema(x.detach(), *_tensor_bounds(x, min_val.detach(), max_val.detach())).to(widest)
-        # Added where nothing is to change: -0.0, as 0.0 would change the sign of -0.0. Computed, since inductor takes
-        # the constants -0.0 and 0.0 for the same.
+        # Added where nothing is to change: -0.0, since 0.0 would change the sign of -0.0. It is computed, because
+        # inductor takes the constants -0.0 and 0.0 for the same.
         nothing = y.isnan().to(widest) * -1
         nan_or_nothing = torch.where(y.isnan(), y, nothing)
         owned = torch.where(is_x, x.to(widest), y)
@@ -125,7 +125,7 @@ def _tensor_bounds(x: Tensor, min_val: Tensor, max_val: Tensor) -> tuple[Tensor,
 
 def _scalar_clamp(x: Any, min_val: Any, max_val: Any) -> Tensor:
     """The clamp between numbers in eager mode."""
-    # To check and to round the bounds takes half as long as all of the rest: for most there is nothing to do.
+    # Checking and rounding the bounds takes half as long as all of the rest, and most bounds need neither.
     if type(min_val) is float and type(max_val) is float and isinstance(x, Tensor) and x.dtype in FLOATING:
         try:
             return torch.clamp(x, min_val, max_val)
@@ -136,8 +136,8 @@ def _scalar_clamp(x: Any, min_val: Any, max_val: Any) -> Tensor:
 
 def _clamp(op: str, x: Any, min_val: Any, max_val: Any) -> Tensor:
     """The clamp between tensors in eager mode."""
-    # The checks take as long as all of the rest: where the dtypes are one, the outcome says whether they would pass.
-    # (A bound without dimensions may be on the CPU for torch, and may not for us.)
+    # The checks take as long as all of the rest. If the dtypes are the same, the outcome says whether they would pass.
+    # (torch also accepts an x without dimensions on the CPU beside bounds elsewhere, which is an error here.)
     try:
         if (
             min_val.dtype is max_val.dtype is x.dtype in FLOATING
@@ -153,9 +153,10 @@ def _clamp(op: str, x: Any, min_val: Any, max_val: Any) -> Tensor:
 
 
 def clamp_by_extrema(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
-    """As compilers see a clamp between bounds in x's dtype.
+    """A clamp between bounds in x's dtype, as compilers see it.
 
-    inductor and ONNX Runtime give torch.clamp's bits for it; and a jagged tensor has no torch.clamp between tensors.
+    inductor and ONNX Runtime compute it with torch.clamp's bits, and jagged tensors do not support torch.clamp between
+    tensors.
     """
     return torch.minimum(torch.maximum(x, min_val), max_val)
 
@@ -179,7 +180,7 @@ def _owners(x: Tensor, min_val: Tensor, max_val: Tensor) -> tuple[Tensor, Tensor
 
 
 def _widest(*tensors: Tensor) -> torch.dtype:
-    """The dtype in which gradients to the bounds are summed: between threads, torch would round a sum of 16 bits."""
+    """The dtype in which gradients to the bounds are summed: torch would round 16-bit sums between threads."""
     dtype = torch.float32
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)

@@ -98,8 +98,8 @@ class _IntegerGrid(Grid):
     """x on the grid of integers.
 
     Attributes:
-        is_inside: Whether the integer was between the ends before it was clamped; or, if told so, before it was
-            rounded.
+        is_inside: Whether the integer was between the ends before the clamp or, with ``inside="scaled"``, before
+            rounding.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class _IntegerGrid(Grid):
         super().__init__(x, scale, zero_point, random, grad_scale)
         self._inside = inside
         shifted = self._shift(rounded(self.scaled, self.random))
-        # There is no -0. (To add 0 gives that too, but the exporter to ONNX leaves out what adds a constant 0.)
+        # There is no -0. (Adding 0 would do too, but the ONNX exporter drops the addition of a constant 0.)
         self._shifted = torch.where(shifted == 0, 0, shifted)
         self._ends = self._end(quant_min, is_min=True), self._end(quant_max, is_min=False)
         self.q = clamp(self._shifted, *self._ends)

@@ -106,14 +106,14 @@ class fake_quantize_float_fn(GridFunction):
 
 
 class Numbers:
-    """What there is of a format, as numbers of the dtype that is computed in.
+    """A format, as numbers in the dtype of the computation.
 
     Attributes:
         least: The smallest power of two that has all bits of the mantissa.
         limit: A power of two beyond max.
-        steps: By powers of these from the least to the limit, each taken or not.
-        shift: Times a power of two, what has no bits below the format's as a sum with a number below twice that power.
-        step: Times a power of two, the distance of the numbers from there to twice that power.
+        steps: Factors, each taken or not, that lead from the least to every power of two up to the limit.
+        shift: Times a power of two, it leaves no bits below the format's when added to a number below twice that power.
+        step: Times a power of two, the distance between the numbers from that power to twice it.
         overflow: What a magnitude beyond max becomes.
     """
 
@@ -129,11 +129,11 @@ class Numbers:
         self.overflow = format.max if saturate else beyond
 
     def round(self, scaled: Tensor, random: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The magnitudes, rounded without a largest exponent, and the numbers of the format."""
+        """The magnitudes, rounded as if there were no largest exponent, and the numbers of the format."""
         is_negative = scaled < 0
         size = scaled.abs()
         held = torch.where(size > self.limit, self.limit, size)
-        # The power of two within it, by comparisons: compilers, exporters and tensors that are not plain have no bits.
+        # The power of two within it, by comparisons: compilers, exporters and tensor subclasses give no access to bits.
         power = torch.full_like(held, self.least)
         for step in self.steps:
             larger = power * step
@@ -145,7 +145,7 @@ class Numbers:
             distance = power * self.step
             rounded = round_at_random(torch.where(is_negative, -held, held) / distance, random).abs() * distance
         q = torch.where(rounded > self.max, self.overflow, rounded)
-        # Not copysign, which is no operator of ONNX. A zero has the sign that it had.
+        # Not copysign, which is not an operator of ONNX. A zero keeps its sign.
         return rounded, torch.where(scaled == 0, scaled, torch.where(is_negative, -q, q))
 
 

@@ -1,10 +1,11 @@
 """The Python backend: the ops, registered with PyTorch's dispatcher from Python as ste-core registers them from C++.
 
 The schemas are the same, so what was compiled, exported or scripted under one backend runs under the other. A call in
-plain eager mode does not take that way: it goes straight to the op's autograd Function.
+plain eager mode bypasses the dispatcher: it goes straight to the op's autograd Function.
 
-Why not the Function alone: torch.compile of torch.func.grad, vmap(grad), jvp or hessian over a Python Function gives
-zeros and no error, refuses one that has a jvp, and a Function exports as its forward, without its gradient.
+The Function alone would not do. torch.compile of torch.func.grad, vmap(grad), jvp or hessian over a Python Function
+gives zeros without an error, and refuses a Function that has a jvp; and a Function exports as its forward, without its
+gradient.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,16 +45,16 @@ def eager_function(
     """The eager call of an op.
 
     Args:
-        overridable: The function that ``__torch_function__`` is told of.
+        overridable: The function that ``__torch_function__`` gets.
         function: The op's autograd class.
-        arguments: Those of the op.
+        arguments: The op's arguments.
         boxed: Calls the op through the dispatcher.
     """
-    # Function.apply binds default arguments with inspect.signature at every call, and costs 11 times torch.round; the
-    # C++ method behind it 4 times.
+    # Function.apply binds default arguments with inspect.signature at every call, and takes 11 times as long as
+    # torch.round; the C++ method behind it takes 4 times as long.
     apply = super(Function, function).apply  # type: ignore[misc]
     kinds = [kind for _, kind in arguments]
-    # Tensors that get no gradient.
+    # Whether there are tensors that get no gradient.
     has_constants = "random" in (name for name, _ in arguments) or (
         issubclass(function, StraightThrough) and (kinds.count("tensor") > 1 or "optional parameter" in kinds)
     )
@@ -76,7 +77,7 @@ def eager_function(
             return handle_torch_function(overridable, args, *args)
         return boxed(*args)
 
-    # The same for three tensors, at less cost; the bounds get no gradient.
+    # The same for three tensors, but cheaper; the bounds get no gradient.
     def eager_between(x: Any, min_val: Any, max_val: Any) -> Any:
         if (
             type(x) in _PLAIN_TENSORS
@@ -97,7 +98,7 @@ def eager_function(
 
 def define(name: str, function: type[ElementwiseFunction]) -> None:
     """Define an op."""
-    if hasattr(torch.ops.ste, name):  # another package may have loaded ste-core's library by itself
+    if hasattr(torch.ops.ste, name):  # another package may have loaded ste-core's library itself
         return
     composite = getattr(function, "decomposition", function.forward)
     schema = torch.library.infer_schema(function.forward, mutates_args=())
@@ -108,7 +109,7 @@ def define(name: str, function: type[ElementwiseFunction]) -> None:
     if issubclass(function, StraightThrough):
         unreachable = _register_autograd(name, _straight_through(op, function))
         composite = _refusing(name, composite, unreachable)
-    # Otherwise the composite kernel has the right gradient by itself.
+    # Otherwise the composite kernel has the right gradient already.
     _library.impl(name, composite, "CompositeImplicitAutograd")
 
     def batching_rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
@@ -140,21 +141,21 @@ class _Redispatch(_SingleLevelFunction):
         if ctx.rule is None:
             return x_tangent.to(ctx.dtype)
         x, *others = ctx.saved_tensors
-        # Forward mode is off here, which the levels outside would take for theirs; and x has its own tangent.
+        # Forward mode is off here, and outer levels would take that for their own mode; and x has its own tangent.
         with _set_fwd_grad_enabled(True):
             tangent: Tensor = ctx.rule(x_tangent, torch.ops.aten._fw_primal(x, 0), *others)
         return tangent
 
 
 def _straight_through(op: Any, function: type[StraightThrough]) -> Callable[..., Any]:
-    """The autograd kernel: records a node, and redispatches to the op itself, so that the next level finds the op."""
+    """The autograd kernel: records a node, and redispatches to the op itself, so that the next level sees the op."""
     place = function.place
 
     def kernel(keyset: Any, *args: Any) -> Any:
         grad_mode, forward_mode = torch.is_grad_enabled(), _is_fwd_grad_enabled()
 
         def below() -> Any:
-            # A Function's forward runs with both modes off, and the levels below would take that for theirs.
+            # A Function's forward runs with both modes off, and the levels below would take that for their own modes.
             with _AutoDispatchBelowAutograd(), torch.set_grad_enabled(grad_mode), _set_fwd_grad_enabled(forward_mode):
                 return op.redispatch(keyset & _after_autograd_keyset, *args)
 
@@ -168,7 +169,7 @@ def _straight_through(op: Any, function: type[StraightThrough]) -> Callable[...,
 
 
 def _register_autograd(name: str, kernel: Callable[..., Tensor]) -> set[str]:
-    """Register at every autograd key that Python can name; returns the device types of those that it cannot."""
+    """Register at every autograd key that Python can name; return the device types of those that it cannot."""
     unreachable = set()
     for key in torch._C.DispatchKey.__members__:
         if key.startswith("Autograd") and key not in ("Autograd", "AutogradFunctionality"):
@@ -180,7 +181,7 @@ def _register_autograd(name: str, kernel: Callable[..., Tensor]) -> set[str]:
 
 
 def _refusing(name: str, composite: Callable[..., Tensor], devices: set[str]) -> Callable[..., Tensor]:
-    """The composite kernel, but where it would be differentiated in the op's place: that gradient would be zero."""
+    """The composite kernel, which raises where autograd would differentiate through it: that gradient would be zero."""
 
     def kernel(*args: Any) -> Tensor:
         for tensor in args:

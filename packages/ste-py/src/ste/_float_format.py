@@ -22,7 +22,7 @@ class FloatFormat:
         exponent_bits: 1 to 8.
         mantissa_bits: 0 to 10, without the leading bit.
         bias: What is subtracted from the exponent field; -62 to 62.
-        max: The largest number. It is less than the fields could hold where these stand for infinity or NaN.
+        max: The largest number. It is smaller than the fields could hold where these stand for infinity or NaN.
         has_infinity: Whether the format has an infinity.
 
     Raises:
@@ -60,19 +60,19 @@ class FloatFormat:
 
     @property
     def smallest_subnormal(self) -> float:
-        """The smallest number, and the distance between those up to twice the smallest normal one."""
+        """The smallest positive number, and the distance between numbers up to twice the smallest normal one."""
         return math.ldexp(self.smallest_normal, -self.mantissa_bits)
 
     @classmethod
     def named(cls, name: str) -> "FloatFormat":
-        """The format of a name, as ml_dtypes has it, with or without ``float8_`` (or 6 or 4) in front.
+        """The format of a name, as in ml_dtypes, with or without the prefix ``float8_`` (``float6_``, ``float4_``).
 
         Args:
             name: ``"e4m3fn"``, ``"e5m2"``, ``"e4m3fnuz"``, ``"e5m2fnuz"``, ``"e3m2fn"``, ``"e2m3fn"`` or ``"e2m1fn"``;
-                or what a format has as its string.
+                or what ``str`` gives for a format.
 
         Raises:
-            ValueError: It is the name of no format.
+            ValueError: There is no such format.
         """
         return format_of("FloatFormat", name)
 
@@ -95,18 +95,18 @@ _NAMED = {
 }
 
 
-# As ml_dtypes has the names, and without what it puts in front of them.
+# The names of ml_dtypes, with and without the prefix.
 _BY_NAME = _NAMED | {f"float{1 + f.exponent_bits + f.mantissa_bits}_{name}": f for name, f in _NAMED.items()}
 
 
 if TYPE_CHECKING:
     Format: TypeAlias = str | FloatFormat
-else:  # TorchScript reads annotations when it compiles, and takes no union.
+else:  # TorchScript reads annotations when it compiles, and supports no union.
     Format = str
 
 
 def format_of(op: str, name: str, argument: str = "format", others: str = "") -> FloatFormat:
-    """The format of a name. `argument` is what the op calls it, and `others` what else that takes."""
+    """The format of a name. `argument` is what the op calls it, and `others` is what else the op accepts."""
     if name in _BY_NAME:
         return _BY_NAME[name]
     match = _OWN_NAME.fullmatch(name)

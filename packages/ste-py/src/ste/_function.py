@@ -14,10 +14,10 @@ from ste._batching import batch_first
 
 
 class _OpMeta(FunctionMeta):
-    """Makes the classes ones that Dynamo does not take for Functions.
+    """Keeps Dynamo from taking the classes for Functions.
 
-    It looks into a Function, and torch.func.grad over what it finds there is zero, without an error. Other classes it
-    calls as they are written, and so it comes to `apply`.
+    Dynamo traces into a Function, and torch.func.grad over the result is zero, without an error. Other classes it calls
+    as they are written, and so gets to `apply`.
     """
 
 
@@ -26,7 +26,7 @@ class ElementwiseFunction(Function, metaclass=_OpMeta):
 
     Attributes:
         traced: The op, as compilers call it.
-        is_pointwise: Whether an element of the result depends on that one of x alone.
+        is_pointwise: Whether each element of the result depends only on the same element of x.
     """
 
     traced: ClassVar[Callable[..., Tensor]]
@@ -35,7 +35,7 @@ class ElementwiseFunction(Function, metaclass=_OpMeta):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
 
-        # A function and not a method: of a bound method Dynamo sees whose it is, and that it is a Function.
+        # A function, not a method: Dynamo sees that the owner of a bound method is a Function.
         def apply(*args: Any) -> Any:
             if torch.compiler.is_dynamo_compiling():
                 return cls.traced(*args)
@@ -45,7 +45,7 @@ class ElementwiseFunction(Function, metaclass=_OpMeta):
 
     @staticmethod
     def differentiated(*args: Any) -> tuple[Any, ...]:
-        """The arguments, without gradients to those that get none."""
+        """The arguments, with those that get no gradient detached."""
         return args
 
     @classmethod
@@ -57,7 +57,7 @@ class ElementwiseFunction(Function, metaclass=_OpMeta):
     def call_batched(
         cls, call: Callable[..., Tensor], batch_size: int, in_dims: Sequence[int | None], args: Sequence[Any]
     ) -> Tensor:
-        """The batched result of the op, which `call` calls, with the batch as its first dimension."""
+        """The batched result of the op, computed with `call`, with the batch as its first dimension."""
         return call(*cls.batched(batch_size, in_dims, args))
 
     @classmethod
@@ -65,22 +65,22 @@ class ElementwiseFunction(Function, metaclass=_OpMeta):
         return cls.call_batched(cls.apply, info.batch_size, in_dims, args), 0
 
 
-# What becomes of a gradient or a tangent on its way past an op, of it and of what was saved; None: it stays as it is.
+# Maps a gradient or a tangent, with what was saved, to that on the other side of the op. None leaves it as it is.
 Rule = Callable[..., Tensor] | None
 
 
 class StraightThrough(ElementwiseFunction):
-    """The gradient to x is the gradient that comes in, or follows from it by a rule; other arguments get None.
+    """The gradient to x is the incoming one, or follows from it by a rule; other arguments get None.
 
     Attributes:
-        place: That of x among the arguments.
+        place: The index of x among the arguments.
     """
 
     place: ClassVar[int] = 0
 
     @staticmethod
     def rule(*args: Any) -> tuple[Rule, tuple[Any, ...]]:
-        """The rule, and what has to be saved for it, of arguments that the op takes."""
+        """The rule, and what must be saved for it, for valid arguments."""
         return None, ()
 
     @staticmethod
@@ -101,12 +101,12 @@ class StraightThrough(ElementwiseFunction):
 
 
 class StraightThroughByRule(StraightThrough):
-    """One that may have a rule."""
+    """A straight-through op that may have a rule."""
 
     @classmethod
     def setup_context(cls, ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.rule, saved = cls.rule(*inputs)
-        if saved:  # to save nothing takes its time too
+        if saved:  # saving nothing takes time too
             ctx.save_for_backward(*saved)
             ctx.save_for_forward(*saved)
 
@@ -120,18 +120,18 @@ class StraightThroughByRule(StraightThrough):
 
 
 def without_gradient_to_bounds(x: Any, *bounds: Any) -> tuple[Any, ...]:
-    """The arguments, such that the result requires grad exactly when x does.
+    """The arguments, detached such that the result requires grad exactly when x does.
 
-    Function.mark_non_differentiable is no way to say that: it refuses forward mode in x.
+    Function.mark_non_differentiable does not work here: it refuses forward mode in x.
     """
     return x, *(b.detach() if isinstance(b, Tensor) and b.requires_grad else b for b in bounds)
 
 
 def sum_to(parameter: Tensor, change: Tensor, factor: Any = 1) -> Tensor:
-    """The gradient of a parameter that broadcasts, where each element of x changes by it."""
+    """The gradient of a parameter that broadcasts, summed from the change at each element of x."""
     summed: Any = change.sum() if parameter.dim() > change.dim() else change.sum_to_size(parameter.shape)
     gradient: Tensor = summed * factor
-    # Hooks for saved tensors may have made the parameter whole, which its gradient is not.
+    # Saved-tensor hooks may have converted the parameter to integers, which its gradient is not.
     dtype = parameter.dtype if parameter.dtype in FLOATING else gradient.dtype
     return gradient.reshape(parameter.shape).to(dtype=dtype, device=parameter.device)
 

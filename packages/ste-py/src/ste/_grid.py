@@ -1,4 +1,4 @@
-"""What the autograd classes share that put x on a grid and back: of integers, or of a floating-point format."""
+"""What the autograd classes share that put x on a grid, of integers or of a floating-point format, and back."""
 
 import inspect
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from ste._function import ElementwiseFunction, may_be_differentiated, sum_to
 
 
 class GridFunction(ElementwiseFunction):
-    """A Function of x, of a scale, of a zero point if the op has one, and, last, of what it rounds by at random.
+    """A Function of x, a scale, a zero point if the op has one, and, last, the random numbers to round by.
 
     Attributes:
-        has_zero_point: Whether it has.
+        has_zero_point: Whether the op has a zero point.
     """
 
     has_zero_point: ClassVar[bool]
@@ -25,12 +25,12 @@ class GridFunction(ElementwiseFunction):
 
     @staticmethod
     def checked(*arguments: Any) -> tuple[Any, ...]:
-        """All of the op's arguments, if it takes them, with the scale as a tensor."""
+        """All of the op's arguments, if they are valid, with the scale as a tensor."""
         raise NotImplementedError
 
     @staticmethod
     def grid(*arguments: Any, is_traced: bool = False) -> "Grid":
-        """The grid of arguments that have been checked."""
+        """The grid, for arguments that have been checked."""
         raise NotImplementedError
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -45,7 +45,7 @@ class GridFunction(ElementwiseFunction):
 
     @classmethod
     def batched(cls, batch_size: int, in_dims: Sequence[int | None], args: Sequence[Any]) -> list[Any]:
-        # The dispatcher leaves out what is given as its default.
+        # The dispatcher leaves out arguments that have their default values.
         if len(args) < cls._arity or args[-1] is None:
             return super().batched(batch_size, in_dims, args)
         *others, random = args
@@ -102,7 +102,7 @@ class GridFunction(ElementwiseFunction):
 
     @classmethod
     def decomposition(cls, *given: Any) -> Tensor:
-        """The same values and the same gradients from operations of torch alone, at every level of every transform."""
+        """The same values and gradients from torch operations alone, at every level of every transform."""
         arguments = cls.checked(*given)
         x, scale, *rest = arguments
         zero_point = rest[0] if cls.has_zero_point else None
@@ -110,29 +110,29 @@ class GridFunction(ElementwiseFunction):
         y = grid.values()
         parameters = (scale,) if zero_point is None else (scale, zero_point)
         if may_be_differentiated(x, *parameters):
-            # Zeros, the gradient of which is the op's.
+            # Zeros whose gradient is the op's.
             change = torch.where(grid.is_inside, _zero_with_gradient_to(x, grid.dtype), 0)
             to_scale = _zero_with_gradient_to(beside(scale, x), grid.dtype) * grid.grad_scale
             change = change + grid.slope_to_scale(zero_point) * to_scale
             if zero_point is not None:
                 to_zero_point = _zero_with_gradient_to(beside(zero_point, x), grid.dtype) * grid.grad_scale
                 change = change + grid.slope_to_zero_point(scale.detach()) * to_zero_point
-            # The change itself is NaN where a slope is not finite. Twice subtracted, 0 keeps the sign of a zero.
+            # The change itself is NaN where a slope is not finite. Subtracting 0 twice keeps the sign of a zero.
             y = y - (0 - _zero_with_gradient_to(change, grid.dtype))
         return y.to(x.dtype)
 
 
 class Grid:
-    """x on a grid, in the dtype that it is computed in, as values that are not to be differentiated.
+    """x on a grid, in the dtype of the computation, as values that are not differentiated.
 
     Attributes:
-        dtype: float64 for x of that dtype, else float32.
+        dtype: float64 if x is float64, else float32.
         scaled: x / scale.
         random: Numbers to round by, or None.
-        q: The integer, between the ends, or the number of the format.
+        q: The integer, clamped to the ends, or the number of the format.
         is_inside: Whether the gradient goes to x.
-        grad_scale: What the gradients to the parameters are multiplied by.
-        zero: As a tensor.
+        grad_scale: The factor that the gradients to the parameters are multiplied by.
+        zero: 0 as a tensor.
     """
 
     q: Tensor
@@ -156,19 +156,19 @@ class Grid:
         return self._from(self.zero_point) * self.scale
 
     def slope_to_scale(self, zero_point: Tensor | None) -> Tensor:
-        """The derivative by the scale, which is a function of the zero point outside of the range."""
+        """The derivative with respect to the scale; outside of the range, it is a function of the zero point."""
         outside = self._from(self._with_gradient(zero_point))
         return torch.where(self.is_inside, self._from(self.zero_point) - self.scaled, outside)
 
     def slope_to_zero_point(self, scale: Tensor) -> Tensor:
-        """The derivative by the zero point, which is a function of the scale outside of the range."""
+        """The derivative with respect to the zero point; outside of the range, it is a function of the scale."""
         return torch.where(self.is_inside, self.zero, -self._with_gradient(scale))
 
     def _from(self, zero_point: Tensor | None) -> Tensor:
         return self.q if zero_point is None else self.q - zero_point
 
     def _with_gradient(self, parameter: Any) -> Any:
-        """The parameter, to which the gradient is multiplied by grad_scale."""
+        """The parameter, with a gradient that is multiplied by grad_scale."""
         if parameter is None:
             return None
         wide = beside(parameter, self.scaled).to(self.dtype)
@@ -178,6 +178,6 @@ class Grid:
 
 
 def _zero_with_gradient_to(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 with a derivative of 1, whatever the tensor's value is, be it NaN: of a sign that is 1 everywhere."""
+    """0 with a derivative of 1, whatever the tensor's value, NaN included: from a sign that is 1 everywhere."""
     one: Tensor = torch.ops.ste.binary_sign_ste(tensor.to(dtype), 1.0)
     return one - 1

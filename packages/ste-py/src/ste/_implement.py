@@ -1,4 +1,4 @@
-"""From a public function to what it calls: the chosen backend's eager call, made transparent to torch's compilers."""
+"""Connects a public function to the chosen backend's eager call, and makes that transparent to torch's compilers."""
 
 from collections.abc import Callable
 from types import ModuleType
@@ -19,7 +19,7 @@ P = ParamSpec("P")
 
 
 def implement(public: Callable[P, Tensor], function: Any) -> Callable[P, Tensor]:
-    """What `public` calls in eager mode: one callable, with all of its arguments by position.
+    """The callable that `public` calls in eager mode, with all of its arguments by position.
 
     Args:
         public: The function that users call, named as the op is.
@@ -47,10 +47,10 @@ def implement(public: Callable[P, Tensor], function: Any) -> Callable[P, Tensor]
 
     function.traced = staticmethod(traced)
 
-    # TorchScript compiles a call of it as a call of the op.
+    # TorchScript compiles a call to it as a call to the op.
     _register_builtin(eager, f"ste::{name}")
 
-    # Dynamo traces the op in its place. Importing torch._dynamo takes 1.5 s, so this waits until somebody needs it.
+    # Dynamo traces the op instead. Importing torch._dynamo takes 1.5 s, so this waits until somebody needs it.
     @wrapt.when_imported("torch._dynamo")
     def substitute(_: ModuleType) -> None:
         torch.compiler.substitute_in_graph(eager, skip_signature_check=True)(traced)

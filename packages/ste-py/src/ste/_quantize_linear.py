@@ -1,6 +1,6 @@
-"""QuantizeLinear and DequantizeLinear: what ONNX's exporter calls instead of the ops that quantize.
+"""QuantizeLinear and DequantizeLinear: the functions that the ONNX exporter calls for the ops that quantize.
 
-Imported by :mod:`ste.onnx` when a model is exported, and not before: ste does not require onnxscript.
+:mod:`ste.onnx` imports this when a model is exported, and not before: ste does not require onnxscript.
 """
 
 import inspect
@@ -22,7 +22,7 @@ __all__ = ["translations"]
 
 
 def translations() -> dict[Any, Any]:
-    """For each op, the function to which the exporter gives its arguments, and which adds nodes to the graph."""
+    """For each op, a function that gets the op's arguments from the exporter and adds nodes to the graph."""
     return {
         torch.ops.ste.fake_quantize.default: _fake_quantize,
         torch.ops.ste.fake_quantize_float.default: _fake_quantize_float,
@@ -52,7 +52,7 @@ def _fake_quantize(
         kind = _kind_of_computed(zero_point.dtype.name, quant_min, quant_max)
         zeros = layout.of(zero_point, z_shape)
     else:
-        # ONNX's Expand is not for integers of 4 bits.
+        # ONNX's Expand does not support 4-bit integers.
         kind = _kind(known, quant_min, quant_max, has_4_bits=op.version >= 21 and layout.is_static)
         zeros = layout.of_known(known.detach().cpu().to(torch.int64), kind)
     ends = None if (quant_min, quant_max) == _KINDS[kind] else (quant_min, quant_max)
@@ -70,8 +70,8 @@ def _fake_quantize_float(
     if op.version < 19:
         raise ValueError(f"fake_quantize_float: QuantizeLinear has {name} from opset 19 on, got opset {op.version}")
     if not saturate and not name.endswith("fnuz"):
-        # ONNX Runtime 1.32 turns what is between 480 and 496 into 448 in e4m3fn, and what is from 61440 to 65536 into
-        # NaN in e5m2. ONNX's reference gives NaN and infinity, as PyTorch does.
+        # ONNX Runtime 1.32 turns values between 480 and 496 into 448 in e4m3fn, and values from 61440 to 65536 into NaN
+        # in e5m2. ONNX's reference gives NaN and infinity, as PyTorch does.
         raise ValueError(
             "fake_quantize_float: with saturate=False, ONNX Runtime computes other numbers beyond the largest of "
             f"{name}"
@@ -115,12 +115,12 @@ def _fake_quantize_blocks(
 
 
 def _by_blocks(x: Any, shape: list[Any], axis: int, size: int, settings: Settings, kind: str) -> Any:
-    """Computes what ``_blocks.Blocks`` computes, step by step, of x in float32."""
+    """Computes step by step what ``_blocks.Blocks`` computes, for x in float32."""
     op = _opset()
     before, length, after = shape[:axis], shape[axis], shape[axis + 1 :]
     count = -(-length // size)
     is_padded = count * size > length
-    # Give the blocks a dimension of their own. The zeros that fill up the last one change no scale.
+    # Give the blocks a dimension of their own. The zeros that pad the last one change no scale.
     padded = op.Pad(x, _ints([0, count * size - length]), None, _ints([axis])) if is_padded else x
     dims = [*range(axis + 1), *range(axis, len(shape))]
     blocks = op.Reshape(padded, _lengths(x, dims, [*before, count, size, *after]))
@@ -132,13 +132,13 @@ def _by_blocks(x: Any, shape: list[Any], axis: int, size: int, settings: Setting
         scale = op.Div(op.Sub(high, low), _number(2 * settings.limit - 1))
     else:
         scale = op.Div(op.ReduceMax(op.Abs(blocks), along), _number(settings.max))
-    # Where the scale is 0, x is so small that a scale of 1 gives 0 too, and 0 / 0 is NaN.
+    # Where the scale is 0, 0 / 0 would be NaN, and x is so small that a scale of 1 gives 0 too.
     scale = op.Where(op.Equal(scale, zero), _number(1.0), scale)
 
     sizes = [*before, count, *after]
     if all(n == 1 for n in sizes):
-        # With a block_size, ONNX Runtime 1.32 refuses a single block: of x with one dimension at once, of others after
-        # its optimizer drops the zero point's dimensions.
+        # With a block_size, ONNX Runtime 1.32 refuses a single block: at once if x has one dimension, and otherwise
+        # after its optimizer drops the zero point's dimensions.
         layout = _Layout(x, [], [], {})
     else:
         layout = _Layout(x, list(range(len(shape))), sizes, {"axis": axis, "block_size": size})
@@ -149,8 +149,8 @@ def _by_blocks(x: Any, shape: list[Any], axis: int, size: int, settings: Setting
         zeros = op.Cast(layout.of(op.Squeeze(zero_point, along), sizes), to=ir.DataType[kind])
         return layout.quantized(x, scales, zeros, kind)
     if settings.format is None:
-        # The grid begins at -max, QuantizeLinear's range one below it. A subnormal scale has lost so many bits that x
-        # may be -10 scales where max is 7. Not a Clip after QuantizeLinear: it is not for integers of 4 bits.
+        # The grid starts at -max, QuantizeLinear's range one below it. A subnormal scale has lost so many bits that x
+        # may be -10 scales where max is 7. Not a Clip after QuantizeLinear: Clip does not support 4-bit integers.
         x = op.Reshape(op.Max(blocks, op.Mul(scale, _number(-settings.max))), op.Shape(padded))
         if is_padded:
             x = op.Slice(x, _ints([0]), _ints([length]), _ints([axis]))
@@ -165,7 +165,7 @@ def _check(name: str, x: Any, random: Any) -> None:
 
 
 def _opset() -> Any:
-    """The operators of the opset that is exported to."""
+    """The operators of the target opset."""
     return evaluator.default().opset  # type: ignore[attr-defined]  # its types do not name it
 
 
@@ -182,7 +182,7 @@ def _wide(value: Any) -> Any:
 
 
 def _lengths(x: Any, dims: list[int], sizes: list[Any]) -> Any:
-    """Sizes as a tensor, those that are not known as x has them along dims."""
+    """Sizes as a tensor; unknown ones are those of x along dims."""
     if all(isinstance(n, int) for n in sizes):
         return _ints(sizes)
     op = _opset()
@@ -191,7 +191,7 @@ def _lengths(x: Any, dims: list[int], sizes: list[Any]) -> Any:
 
 
 class _Layout:
-    """How QuantizeLinear has scales and zero points: without dimensions, with one, or, in blocks, with x's.
+    """The layout of QuantizeLinear's scales and zero points: no dimension, one, or, in blocks, all of x's.
 
     Attributes:
         is_static: Whether all sizes are known.
@@ -205,7 +205,7 @@ class _Layout:
         self.is_static = all(isinstance(n, int) for n in sizes)
 
     def of(self, parameter: Any, shape: list[Any]) -> Any:
-        """A parameter of this shape, laid out."""
+        """A parameter of this shape, in the layout."""
         if len(self._dims) < 2 and len(shape) != len(self._dims):
             parameter = _opset().Reshape(parameter, _ints([-1] * len(self._dims)))
         if [n for n in shape if n != 1] == self._sizes or shape == self._sizes:
@@ -223,13 +223,13 @@ class _Layout:
     def zeros(self, kind: str) -> Any:
         if self.is_static:
             return self.of_known(torch.tensor(0), kind)
-        # ONNX's Expand is not for integers of 4 bits, nor for floats of 8.
+        # ONNX's Expand supports neither 4-bit integers nor 8-bit floats.
         return _opset().Cast(self.of(_number(0.0), []), to=ir.DataType[kind])
 
     def quantized(
         self, x: Any, scales: Any, zeros: Any, kind: str, ends: tuple[int, int] | None = None, **attributes: int
     ) -> Any:
-        """Quantized and dequantized, in between within the ends."""
+        """Quantizes, clamps to the ends, and dequantizes."""
         op = _opset()
         q = op.QuantizeLinear(x, scales, zeros, **self._attributes, **attributes)
         if ends is not None:
@@ -238,7 +238,7 @@ class _Layout:
 
 
 def _layout(name: str, x: Any, scale: list[Any], zero_point: list[Any] | None = None) -> _Layout:
-    """That of parameters of these shapes, which broadcast to x's."""
+    """The layout for parameters of these shapes, which broadcast to x's."""
     rank = len(x.shape)
     dims = sorted({rank + i - len(shape) for shape in (scale, zero_point or []) for i, n in enumerate(shape) if n != 1})
     if len(dims) < 2:
@@ -249,7 +249,7 @@ def _layout(name: str, x: Any, scale: list[Any], zero_point: list[Any] | None = 
             f"{name}: before opset 21, QuantizeLinear has one scale for each index of at most one dimension; "
             f"scale has shape [{', '.join(map(str, scale))}]{zeros}"
         )
-    # A block is as long as x along one of the dimensions on which nothing depends, and else has one element.
+    # A block is as long as x along one of the dimensions on which nothing depends, or has one element if there is none.
     long = [i for i in range(rank) if i not in dims and isinstance(x.shape[i], int)]
     axis = max(long, key=lambda i: int(x.shape[i]), default=rank - 1)
     sizes = [1 if long and i == axis else n for i, n in enumerate(x.shape)]
@@ -266,7 +266,7 @@ _FLOAT_KINDS = {
 
 
 def _holding(quant_min: int, quant_max: int) -> list[str]:
-    """The kinds of byte that hold a grid; that of its sign is the first."""
+    """The kinds of byte that hold a grid, the one with its signedness first."""
     kinds = ["INT8", "UINT8"] if quant_min < 0 else ["UINT8", "INT8"]
     holding = [kind for kind in kinds if _KINDS[kind][0] <= quant_min and quant_max <= _KINDS[kind][1]]
     if not holding:
@@ -275,10 +275,10 @@ def _holding(quant_min: int, quant_max: int) -> list[str]:
 
 
 def _kind(zero_point: Tensor, quant_min: int, quant_max: int, *, has_4_bits: bool) -> str:
-    """The integers that hold the grid and the zero point."""
+    """The kind of integer that holds the grid and the zero point."""
     kinds = _holding(quant_min, quant_max)
     if has_4_bits:
-        # A narrower range would need a Clip, which is not for integers of 4 bits.
+        # A narrower range would need a Clip, which does not support 4-bit integers.
         kinds = [kind for kind in ("INT4", "UINT4") if _KINDS[kind] == (quant_min, quant_max)] + kinds
     if zero_point.is_floating_point() and not bool((zero_point == zero_point.round()).all()):
         raise ValueError("fake_quantize: QuantizeLinear's zero points are integers, but zero_point is not whole")
@@ -293,7 +293,7 @@ def _kind(zero_point: Tensor, quant_min: int, quant_max: int, *, has_4_bits: boo
 
 
 def _kind_of_computed(dtype: str, quant_min: int, quant_max: int) -> str:
-    """That of a zero point whose values are not known."""
+    """The kind of integer for a zero point whose values are not known."""
     kinds = _holding(quant_min, quant_max)
     if dtype in kinds:
         return dtype
@@ -305,11 +305,11 @@ def _kind_of_computed(dtype: str, quant_min: int, quant_max: int) -> str:
 
 
 def _known_zero_point() -> Tensor | None:
-    """The value of the zero point of the op that is being exported, if it follows from what the program holds.
+    """The zero point's value for the op that is being exported, if it can be computed from what the program holds.
 
-    A translation is given names and shapes alone. But among its callers is the exporter, with the op's node and the
-    program in hand. Where a version of it is not, no value is known, and a zero point is refused unless its dtype
-    says enough.
+    A translation only gets names and shapes. But one of its callers is the exporter, which has the op's node and the
+    program. In a version of the exporter where that is not so, no value is known, and a zero point is refused unless
+    its dtype says enough.
     """
     from torch.export import ExportedProgram  # takes as long to import as all of ste
     from torch.fx import Node
@@ -333,7 +333,7 @@ def _known_zero_point() -> Tensor | None:
 
 
 def _value(node: Any, program: "ExportedProgram", values: "dict[Node, Any]") -> Any:
-    """The value of a node. LookupError: it follows from an input, or from chance."""
+    """The value of a node. LookupError: it depends on an input, or on random numbers."""
     from torch._subclasses import FakeTensor
     from torch.fx.node import map_arg
 

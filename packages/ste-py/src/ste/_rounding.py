@@ -67,13 +67,13 @@ def _check_random(x: Tensor, random: Tensor) -> None:
 
 
 def round_at_random(x: Tensor, random: Tensor) -> Tensor:
-    """The integer below x, or the next one where a number from 0 to 1 is less than the distance of x from it."""
+    """The integer below x, or the next one where the random number is less than the distance of x from it."""
     below = x.floor()
-    return torch.where(x - below > random.to(x.dtype), below + 1, below)  # which lies as x does
+    return torch.where(x - below > random.to(x.dtype), below + 1, below)  # in x's memory format
 
 
 def rounded(x: Tensor, random: Tensor | None) -> Tensor:
-    """The nearest integer, or, with numbers to round by, one of the two around x."""
+    """The nearest integer or, with random numbers, one of the two around x."""
     return x.round() if random is None else round_at_random(x, random)
 
 

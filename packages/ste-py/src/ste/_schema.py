@@ -1,4 +1,4 @@
-"""What the dispatcher takes of an op's arguments, and how what people give becomes that."""
+"""The arguments that the dispatcher expects of an op, and how to make them of what people pass."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -30,7 +30,7 @@ def _kind(argument: Any) -> Any:
 
 
 def read(op: str, arguments: Sequence[Argument], values: Sequence[Any]) -> list[Any]:
-    """The values as the dispatcher takes them. Its own errors would be in other words than the native backend's."""
+    """The values as the dispatcher takes them. Its own errors would be worded differently from the native backend's."""
     result: list[Any] = []
     for (name, kind), value in zip(arguments, values):
         if kind == "parameter" or (kind == "optional parameter" and value is not None):
@@ -48,16 +48,16 @@ def read(op: str, arguments: Sequence[Argument], values: Sequence[Any]) -> list[
 
 
 def read_by_dynamo(kinds: Sequence[str], values: Sequence[Any]) -> list[Any]:
-    """The same as Dynamo can trace it, to which a NumPy number is an array, and a number that changes a symbol.
+    """The same, in a form that Dynamo can trace: to it, a NumPy number is an array, and a number that changes a symbol.
 
-    By strings, since Dynamo of torch 2.6 knows no named tuple that it has not seen made.
+    The kinds are strings, because Dynamo of torch 2.6 cannot handle a named tuple that it has not seen made.
     """
     result: list[Any] = []
     for kind, value in zip(kinds, values):
         if kind.endswith("parameter") and not (value is None or isinstance(value, Tensor)):
             x = result[0]
             dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-            # A product: for a number that becomes a tensor as it is, AOTAutograd makes a graph for each value.
+            # A product: if the number itself became a tensor, AOTAutograd would make a graph for each value.
             value = torch.ones((), dtype=dtype, device=x.device) * float(value)
         elif kind == "number" and not isinstance(value, (int, float, Tensor)):
             value = float(value)

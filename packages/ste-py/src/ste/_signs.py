@@ -15,7 +15,7 @@ __all__ = ["binary_sign_ste_fn", "ternary_sign_ste_fn"]
 
 
 class _Sign(StraightThroughByRule):
-    """A sign, whose gradient is that which comes in, or a surrogate."""
+    """A sign whose gradient is the incoming one, or a surrogate."""
 
     @staticmethod
     def rule(
@@ -28,7 +28,7 @@ class _Sign(StraightThroughByRule):
     @staticmethod
     def differentiated(*args: Any) -> tuple[Any, ...]:
         if len(args) == 4 and args[3] is None and not isinstance(args[1], Tensor):
-            return args  # as most calls are
+            return args  # like most calls
         return without_gradient_to_bounds(*args)
 
 
@@ -82,7 +82,7 @@ class binary_sign_ste_fn(_Sign):
     ) -> Tensor:
         check_surrogate("binary_sign_ste", checked("binary_sign_ste", x), surrogate, alpha)
         value: Any = exact_value("binary_sign_ste", "low", low, x)
-        if isinstance(value, (torch.SymInt, torch.SymFloat)):  # which is not to be looked at
+        if isinstance(value, (torch.SymInt, torch.SymFloat)):  # whose value must not be read
             symbol: Any = value
             value = torch.scalar_tensor(symbol, dtype=x.dtype, device=x.device)
         elif value == 0 and math.copysign(1, value) > 0:

@@ -21,7 +21,7 @@ class straight_through_fn(StraightThrough):
     @staticmethod
     def forward(hard: Tensor, soft: Tensor) -> Tensor:
         check_hard_and_soft("straight_through", hard, soft)
-        # A copy in either case: the dtype of what is not floating is not soft's.
+        # A copy in either case: if hard is not floating-point, its dtype is not soft's.
         return hard.clone() if hard.is_floating_point() else hard.to(soft.dtype)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Surrogate gradients, as ``csrc/signs/surrogates.h`` has them: the same formulas, in the same order."""
+"""Surrogate gradients: the formulas of ``csrc/signs/surrogates.h``, in the same order."""
 
 import math
 from collections.abc import Callable
@@ -18,14 +18,14 @@ class Definition:
     r"""One row of the table of surrogates.
 
     Attributes:
-        name: As the signs take it.
-        alpha: What it is where none is given: the source's.
+        name: The name that the signs take.
+        alpha: The default: the value of the source.
         formula: :math:`h(x)`, in TeX.
-        antiderivative: The function that h is the derivative of, and which is 0 at 0, in TeX.
-        source: Who proposed it, and who has it.
-        gradient: :math:`g \, h(x)` of g, x and alpha.
-        is_transcendental: Whether it is computed in float64 where x is float32. (The error of an exponent is that of a
-            result times the exponent's size: 80 ulp and more in float32.)
+        antiderivative: The function whose derivative is h, and which is 0 at 0, in TeX.
+        source: Who proposed it, and which libraries have it.
+        gradient: Computes :math:`g \, h(x)` from g, x and alpha.
+        is_transcendental: Whether it is computed in float64 if x is float32. (An exponent's rounding error is
+            multiplied by the exponent's size in the result: 80 ulp and more in float32.)
     """
 
     name: str
@@ -212,6 +212,6 @@ def surrogate_gradient(surrogate: str, g: Tensor, x: Tensor, alpha: Tensor) -> T
 
 
 def alpha_or_default(surrogate: str, alpha: Any, x: Tensor) -> Tensor:
-    """Without its gradient."""
+    """The alpha as a tensor that gets no gradient."""
     value = BY_NAME[surrogate].alpha if alpha is None else alpha
     return beside(tensor_parameter("", "alpha", value, x).detach(), x)

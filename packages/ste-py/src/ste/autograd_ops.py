@@ -1,8 +1,8 @@
 """The ops as :class:`torch.autograd.Function` classes: the pure-Python backend.
 
-They are always importable and usable through ``.apply``, whatever backend the functions of :mod:`ste` run on, and they
-support ``torch.func``, ``vmap`` and forward-mode AD. ``torch.compile`` sees the op in their place. The functions
-(:func:`ste.round_ste` and so on) are what to call: they are cheaper, and take keyword arguments.
+You can call them with ``.apply``, whichever backend the functions of :mod:`ste` run on. They support ``torch.func``,
+``vmap`` and forward-mode AD, and ``torch.compile`` sees the op instead of them. But prefer the functions
+(:func:`ste.round_ste` and so on), which cost less to call and take keyword arguments.
 """
 
 from ste import _blocks, _clamp, _fake_quantize, _fake_quantize_float, _rounding, _signs, _straight_through

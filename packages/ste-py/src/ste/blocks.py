@@ -1,4 +1,4 @@
-r"""Quantization in blocks, each with a scale of its own that follows from its numbers.
+r"""Quantization in blocks, each with a scale of its own that is computed from its numbers.
 
 MX formats, NVFP4, integers in groups, and one scale for each token or channel: see :data:`ste.BLOCK_RECIPES`.
 
@@ -26,12 +26,12 @@ __all__ = ["BLOCK_RECIPES", "BlockRecipe", "block_scale", "block_zero_point", "f
 
 
 class BlockRecipe(NamedTuple):
-    """A grid, a size of blocks and a rule that are known by a name, in the order of an op's arguments.
+    """A grid, a block size and a rule that have a common name, in the order of an op's arguments.
 
     Attributes:
-        grid: As :func:`fake_quantize_blocks` takes it.
-        block: The same.
-        rule: The same.
+        grid: As in :func:`fake_quantize_blocks`.
+        block: As in :func:`fake_quantize_blocks`.
+        rule: As in :func:`fake_quantize_blocks`.
 
     Example:
         >>> ste.BLOCK_RECIPES["mxfp4"]
@@ -69,36 +69,37 @@ def fake_quantize_blocks(
     tensor_scale: Parameter | None = None,
     random: Tensor | None = None,
 ) -> Tensor:
-    r"""Quantize in blocks and dequantize, with a scale for each block that follows from its numbers.
+    r"""Quantize in blocks and dequantize, with a scale for each block that is computed from its numbers.
 
     .. math::
         s &= \mathit{rule}(\text{the block}) \\
         q &= \operatorname{clamp}(r, -M, M), \qquad r = \operatorname{round}_{\mathit{grid}}(x / s) \\
         y &= q \, s
 
-    with :math:`M` the largest number of the grid: that of a format, or :math:`2^{n-1} - 1` of integers of n bits. With
-    :math:`m` 1 where :math:`|r| \le M`, and 0 elsewhere, a gradient :math:`g` becomes :math:`g \, m`; none passes
-    through the scale. Second derivatives are 0.
+    where :math:`M` is the largest number of the grid: the format's, or :math:`2^{n-1} - 1` for integers of n bits. An
+    incoming gradient :math:`g` becomes :math:`g \, m`, where :math:`m` is 1 if :math:`|r| \le M`, and 0 otherwise; no
+    gradient passes through the scale. Second derivatives are 0.
 
-    The scale follows from :math:`b`, the largest magnitude in the block; :math:`e` is the exponent of :math:`M`:
+    The scale is computed from :math:`b`, the largest magnitude in the block; :math:`e` is the exponent of :math:`M`:
 
     ========== =========================================================================================
     ``rule``   scale
     ========== =========================================================================================
     ``absmax`` :math:`b / M`
-    ``minmax`` integers alone, and asymmetric: :math:`(h - l) / (2^n - 1)`, :math:`l \le 0 \le h` the
-               ends of the block; the zero point is whole, and the grid begins at :math:`-2^{n-1}`
+    ``minmax`` integers only, and asymmetric: :math:`(h - l) / (2^n - 1)`, with :math:`l \le 0 \le h`
+               the ends of the block; the zero point is whole, and the grid starts at :math:`-2^{n-1}`
     ``floor``  :math:`2^{\lfloor \log_2 b \rfloor - e}` (OCP MX)
     ``ceil``   :math:`2^{\lceil \log_2 b \rceil - e}`
-    ``even``   as floor, of :math:`b` rounded to the bits of the grid's mantissa
+    ``even``   as floor, with :math:`b` rounded to the grid's mantissa bits first
     ``rceil``  :math:`2^{\lceil \log_2 (b / M) \rceil}` (cuBLAS, Transformer Engine)
     ``e4m3fn`` :math:`\operatorname{e4m3fn}(b / M / t) \, t`, saturated (NVFP4), with the scale
                :math:`t` of the whole tensor
     ========== =========================================================================================
 
-    The exponents of a power of two are those of the bits, and clamped to [-127, 127] (E8M0). Where :math:`b` is 0, or
-    the scale underflows to 0, the block becomes 0, and its gradient is g. A block with a NaN is NaN. An infinity is the
-    next power of two to these rules; with the others, the result is what the formula gives in IEEE arithmetic.
+    The rules that give a power of two read exponents from the bits, and clamp the scale's exponent to [-127, 127]
+    (E8M0). They treat an infinity as the next power of two; with the other rules, the result is what the formula gives
+    in IEEE arithmetic. Where :math:`b` is 0, or the scale underflows to 0, the block becomes 0, and its gradient is g.
+    A block with a NaN becomes NaN.
 
     float16 and bfloat16 are computed in float32 and rounded once, at the end. Rounding is as in
     :func:`ste.fake_quantize` and :func:`ste.fake_quantize_float`.
@@ -106,26 +107,26 @@ def fake_quantize_blocks(
     Args:
         x: Any shape; float64, float32, float16 or bfloat16.
         grid: ``"int2"`` to ``"int8"``, or a format as in :func:`ste.fake_quantize_float`.
-        block: How many neighbors along dim share a scale; the last block may be shorter. None, or -1: all of them (one
-            scale for each token, say).
-        rule: As above.
+        block: How many neighbors along dim share a scale; the last block may be shorter. None, or -1, is the whole of
+            dim (one scale for each token, say).
+        rule: One of the table above.
         dim: The dimension of x along which the blocks lie.
         tensor_scale: The scale :math:`t` of the rule e4m3fn, in x's dtype or float32: a number, or a tensor that
-            broadcasts to x's shape and does not vary along dim. It gets no gradient. None: the largest magnitude of
-            all, divided by :math:`448 \, M`.
-        random: Numbers in [0, 1), of x's shape, as in :func:`ste.fake_quantize`. With them, rounding is stochastic,
-            between the two neighbors on the grid; the scales are what they are without.
+            broadcasts to x's shape and does not vary along dim. It gets no gradient. None is the largest magnitude in
+            x, divided by :math:`448 \, M`.
+        random: Numbers in [0, 1), of x's shape, as in :func:`ste.fake_quantize`. With them, rounding is stochastic, to
+            one of the two neighbors on the grid; the scales do not change.
 
     Returns:
         Tensor of x's shape, dtype, device and memory format.
 
     Raises:
-        TypeError: x, tensor_scale or random is not a Tensor of a dtype as above; grid is no string and no FloatFormat,
-            rule no string, block or dim no integer.
-        ValueError: There is no such grid, rule or dimension; block is 0 or less than -1; rule is minmax, and grid a
-            format; there is a tensor_scale, and rule is another than e4m3fn.
-        RuntimeError: tensor_scale does not broadcast to x's shape, varies along dim, or is on another device; random is
-            of another shape or on another device.
+        TypeError: x, tensor_scale or random is not a Tensor, or has another dtype; grid is neither a string nor a
+            FloatFormat; rule is not a string; block or dim is not an integer.
+        ValueError: There is no such grid, rule or dimension; block is 0 or less than -1; rule is minmax and grid is a
+            format; tensor_scale is given and rule is not e4m3fn.
+        RuntimeError: tensor_scale does not broadcast to x's shape, varies along dim, or is on another device; random
+            has another shape or is on another device.
 
     Example:
         >>> x = torch.tensor([0.1, -0.6, 2.9, 7.0, 0.01, -0.02], requires_grad=True)
@@ -165,9 +166,9 @@ def _tensor_scale(x: Tensor, largest: float) -> Tensor:
     if x.numel() == 0:
         return torch.ones([], dtype=dtype, device=x.device)
     values = x.detach()
-    # As a tensor: by a number, CUDA's division is a product with the reciprocal.
+    # A tensor, because CUDA multiplies by the reciprocal to divide by a number.
     unit = torch.full([], 448.0 * largest, dtype=dtype, device=x.device)
-    dims = list(range(x.dim()))  # all, which the exporter to ONNX has to be told
+    dims = list(range(x.dim()))  # all of them, which the ONNX exporter has to be told
     return torch.maximum(values.amax(dims), -values.amin(dims)).to(dtype) / unit
 
 
@@ -182,19 +183,19 @@ def block_scale(
     """The scales of :func:`fake_quantize_blocks`.
 
     Args:
-        x: As there.
-        grid: As there.
-        block: As there.
-        rule: As there.
-        dim: As there.
-        tensor_scale: As there.
+        x: As in :func:`fake_quantize_blocks`.
+        grid: As in :func:`fake_quantize_blocks`.
+        block: As in :func:`fake_quantize_blocks`.
+        rule: As in :func:`fake_quantize_blocks`.
+        dim: As in :func:`fake_quantize_blocks`.
+        tensor_scale: As in :func:`fake_quantize_blocks`.
 
     Returns:
-        Tensor of x's shape, with one scale for each block along dim, in float32, or in float64 for x of that dtype. It
+        Tensor of x's shape, but with one scale for each block along dim, in float32, or in float64 if x is float64. It
         has no gradient.
 
     Raises:
-        TypeError, ValueError, RuntimeError: As there.
+        TypeError, ValueError, RuntimeError: As in :func:`fake_quantize_blocks`.
 
     Example:
         >>> x = torch.tensor([0.1, -0.6, 2.9, 7.0, 0.01, -0.02])
@@ -210,17 +211,18 @@ def block_zero_point(x: Tensor, grid: Format, block: int | None = None, rule: st
     """The zero points of :func:`fake_quantize_blocks` with the rule minmax: the integers that stand for 0.
 
     Args:
-        x: As there.
-        grid: As there.
-        block: As there.
-        rule: ``"minmax"``.
-        dim: As there.
+        x: As in :func:`fake_quantize_blocks`.
+        grid: As in :func:`fake_quantize_blocks`.
+        block: As in :func:`fake_quantize_blocks`.
+        rule: Only ``"minmax"``.
+        dim: As in :func:`fake_quantize_blocks`.
 
     Returns:
-        Tensor of the shape and dtype that :func:`block_scale` has: whole numbers, or NaN where the block has a NaN.
+        Tensor of the same shape and dtype as that of :func:`block_scale`: whole numbers, or NaN where the block has a
+        NaN.
 
     Raises:
-        TypeError, ValueError: As there; or rule is another.
+        TypeError, ValueError: As in :func:`fake_quantize_blocks`, or rule is not minmax.
 
     Example:
         >>> ste.block_zero_point(torch.tensor([-1.0, 0.0, 2.0]), "int4")

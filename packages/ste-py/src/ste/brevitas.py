@@ -1,7 +1,7 @@
-"""Brevitas, with the functions of ste in the place of its own.
+"""Brevitas, with the functions of ste instead of its own.
 
-A model of Brevitas stays what it is: its quantizers call :func:`ste.round_ste` and the others, and have what these
-have, their call cost, their forward mode and ``vmap``, and one graph with ``torch.compile``.
+The model stays a Brevitas model, but its quantizers call :func:`ste.round_ste` and the others. They get the call cost
+of these functions, forward mode and ``vmap``, and a single graph under ``torch.compile``.
 """
 
 import importlib
@@ -25,7 +25,7 @@ def scalar_clamp_min_ste(x: Tensor, min_val: float) -> Tensor:
     return ops_ste.scalar_clamp_ste(x, min_val, math.inf)
 
 
-# By the name of the module of Brevitas, and of the function in it.
+# By the name of a Brevitas module, and of a function in it.
 REPLACEMENTS: dict[str, dict[str, Callable[..., Any]]] = {
     "brevitas.function.ops": {"tensor_clamp": ops.tensor_clamp},
     "brevitas.function.ops_ste": {
@@ -41,23 +41,23 @@ REPLACEMENTS: dict[str, dict[str, Callable[..., Any]]] = {
     },
 }
 
-# What stood where a function of ours stands now.
+# Brevitas' function, by the one of ours that replaced it.
 _replaced: dict[Callable[..., Any], Callable[..., Any]] = {}
 
 
 def install() -> int:
-    """Put the functions of ste where Brevitas has its own, in every module of it that is imported.
+    """Replace Brevitas' functions with those of ste, in every Brevitas module that is imported.
 
-    Modules that are imported later take them from there. ``dpu_round_ste``, ``abs_binary_sign_grad`` and what works in
-    place stay Brevitas' own. One thing differs: a clamp whose lower bound is above its
-    upper one is an error between numbers, and between tensors gives the upper one, as :func:`torch.clamp` does.
+    Modules that are imported later get them too. ``dpu_round_ste``, ``abs_binary_sign_grad`` and the in-place functions
+    stay Brevitas' own. One result differs: where the lower bound is above the upper one, a clamp between tensors gives
+    the upper one, as :func:`torch.clamp` does.
 
     Returns:
-        In how many places a function of Brevitas was replaced. Again, 0.
+        How many references to Brevitas' functions were replaced; 0 if called again.
 
     Raises:
         ImportError: Brevitas is not installed.
-        RuntimeError: Brevitas runs with BREVITAS_JIT=1, where its quantizers are compiled with its own functions.
+        RuntimeError: Brevitas runs with BREVITAS_JIT=1, and has compiled its quantizers with its own functions.
 
     Example:
         >>> import brevitas.nn  # doctest: +SKIP
@@ -80,7 +80,7 @@ def uninstall() -> int:
     """Undo :func:`install`.
 
     Returns:
-        In how many places a function of Brevitas is back.
+        How many references to Brevitas' functions were restored.
 
     Example:
         >>> ste.brevitas.uninstall()  # doctest: +SKIP
@@ -92,7 +92,7 @@ def uninstall() -> int:
 
 
 def _exchange(replacements: dict[int, Callable[..., Any]]) -> int:
-    """Of functions by their identity, wherever a module of Brevitas has a name for one."""
+    """Replaces functions, found by their identity, wherever a Brevitas module has a name for one."""
     places = 0
     for module_name, module in list(sys.modules.items()):
         if module_name == "brevitas" or module_name.startswith("brevitas."):

@@ -1,13 +1,13 @@
 r"""Straight-through ops: a step in the forward, the identity in the backward.
 
-Each has the gradient :math:`\partial y / \partial x = 1` everywhere: the gradient that arrives is passed on as it is,
-the same tensor, for every value of x, NaN and infinities included. The second derivative is therefore 0, and forward
-mode passes the tangent through. Nothing is saved for backward. :func:`ste.straight_through` is for steps of your own:
-what is said of x here is so of its ``soft``, and its dtypes are its own. The signs take another gradient where they are
-told so: a surrogate, for which x is saved.
+Every op has the gradient :math:`\partial y / \partial x = 1` everywhere: the backward returns the incoming gradient
+itself, the same tensor, for every value of x, NaN and infinities included. The second derivative is therefore 0, and
+forward mode passes the tangent through. Nothing is saved for the backward. :func:`ste.straight_through` is for steps of
+your own: what this page says of x holds for its ``soft``, and it supports other dtypes. The signs can use a surrogate
+gradient instead, and then save x.
 
-Supported dtypes are float64, float32, float16, bfloat16, and int64, int32, int16, int8, uint8, which are computed and
-returned in their own dtype. The result has x's shape, dtype, device and memory format.
+Supported dtypes are float64, float32, float16, bfloat16, and int64, int32, int16, int8 and uint8. Integers are computed
+and returned in their own dtype. The result has x's shape, dtype, device and memory format.
 
 Reference: Y. Bengio, N. Leonard, A. Courville, "Estimating or Propagating Gradients Through Stochastic Neurons for
 Conditional Computation", 2013, arXiv:1308.3432.
@@ -54,7 +54,7 @@ def round_ste(x: Tensor) -> Tensor:
     Ties go to the even integer. -0.0, NaN and infinities are kept.
 
     Args:
-        x: Any shape; a floating or integer dtype.
+        x: Any shape; a floating-point or integer dtype.
 
     Returns:
         Tensor of x's shape, dtype, device and memory format.
@@ -79,10 +79,10 @@ def ceil_ste(x: Tensor) -> Tensor:
 
     .. math:: y = \lceil x \rceil, \qquad \frac{\partial y}{\partial x} = 1
 
-    -0.0, NaN and infinities are kept; a value in (-1, 0) gives -0.0.
+    -0.0, NaN and infinities are kept; values in (-1, 0) give -0.0.
 
     Args:
-        x: Any shape; a floating or integer dtype.
+        x: Any shape; a floating-point or integer dtype.
 
     Returns:
         Tensor of x's shape, dtype, device and memory format.
@@ -110,7 +110,7 @@ def floor_ste(x: Tensor) -> Tensor:
     -0.0, NaN and infinities are kept.
 
     Args:
-        x: Any shape; a floating or integer dtype.
+        x: Any shape; a floating-point or integer dtype.
 
     Returns:
         Tensor of x's shape, dtype, device and memory format.
@@ -135,10 +135,10 @@ def trunc_ste(x: Tensor) -> Tensor:
 
     .. math:: y = \operatorname{sign}(x) \lfloor |x| \rfloor, \qquad \frac{\partial y}{\partial x} = 1
 
-    -0.0, NaN and infinities are kept; a value in (-1, 0) gives -0.0.
+    -0.0, NaN and infinities are kept; values in (-1, 0) give -0.0.
 
     Args:
-        x: Any shape; a floating or integer dtype.
+        x: Any shape; a floating-point or integer dtype.
 
     Returns:
         Tensor of x's shape, dtype, device and memory format.
@@ -167,25 +167,25 @@ def binary_sign_ste(x: Tensor, low: float = 0.0, surrogate: str = "identity", al
 
     ``low=-1.0`` gives the bipolar {-1, +1} of binary neural networks. -0.0 gives 1; NaN gives ``low``.
 
-    :math:`h` is 1, or the :doc:`surrogate </guides/surrogates>` that is named: the derivative of a function that is
-    smooth where the sign has a jump. It is not scaled by the size of the jump. Second derivatives and tangents are
-    those of the smooth function.
+    :math:`h` is 1 by default. With a :doc:`surrogate </guides/surrogates>`, it is the derivative of a function that is
+    smooth where the sign jumps; it is not scaled by the size of the jump. Second derivatives and tangents are those of
+    the smooth function.
 
     Args:
-        x: Any shape; a floating or integer dtype, with a surrogate a floating one.
-        low: The value below zero, rounded to x's dtype.
+        x: Any shape; a floating-point or integer dtype. With a surrogate, floating-point only.
+        low: The result where x is below zero, rounded to x's dtype.
         surrogate: ``identity``, or one of :data:`ste.surrogates.TABLE`.
-        alpha: The surrogate's parameter, positive; a number, or a tensor that broadcasts to x's shape, in x's dtype or
-            float32. It gets no gradient. None: that of the surrogate's source.
+        alpha: The surrogate's parameter: a positive number, or a tensor that broadcasts to x's shape, in x's dtype or
+            float32. It gets no gradient. None uses the value of the surrogate's source.
 
     Returns:
         Tensor of x's shape, dtype, device and memory format.
 
     Raises:
-        TypeError: x is not a Tensor, is boolean or complex, or is an integer tensor and there is a surrogate; low is
-            not a number, or surrogate not a string; alpha is neither number nor tensor, or of another dtype.
-        ValueError: x is an integer tensor, and its dtype does not have the value low; there is no such surrogate; or
-            alpha is given to ``identity``.
+        TypeError: x is not a Tensor, is boolean or complex, or is an integer tensor with a surrogate; low is not a
+            number; surrogate is not a string; alpha is neither a number nor a tensor, or has another dtype.
+        ValueError: x is an integer tensor whose dtype cannot represent low; there is no such surrogate; or alpha is
+            given with ``identity``.
         RuntimeError: alpha is on another device or does not broadcast to x's shape.
 
     Example:
@@ -218,9 +218,9 @@ def ternary_sign_ste(
     arXiv:1605.04711); :math:`h` is as in :func:`binary_sign_ste`.
 
     Args:
-        x: Any shape; a floating or integer dtype, with a threshold or a surrogate a floating one.
-        threshold: Not negative; a number, or a tensor that broadcasts to x's shape, in x's dtype or float32. It gets no
-            gradient. None: 0.
+        x: Any shape; a floating-point or integer dtype. With a threshold or a surrogate, floating-point only.
+        threshold: A number, not negative, or a tensor that broadcasts to x's shape, in x's dtype or float32. It gets no
+            gradient. None is 0.
         surrogate: ``identity``, or one of :data:`ste.surrogates.TABLE`.
         alpha: The surrogate's parameter, as in :func:`binary_sign_ste`.
 
@@ -228,9 +228,9 @@ def ternary_sign_ste(
         Tensor of x's shape, dtype, device and memory format.
 
     Raises:
-        TypeError: x is not a Tensor, is boolean or complex, or is an integer tensor and there is a threshold or a
-            surrogate; threshold or alpha is neither number nor tensor, or of another dtype; surrogate is not a string.
-        ValueError: There is no such surrogate, or alpha is given to ``identity``.
+        TypeError: x is not a Tensor, is boolean or complex, or is an integer tensor with a threshold or a surrogate;
+            threshold or alpha is neither a number nor a tensor, or has another dtype; surrogate is not a string.
+        ValueError: There is no such surrogate, or alpha is given with ``identity``.
         RuntimeError: threshold or alpha is on another device or does not broadcast to x's shape.
 
     Example:
@@ -254,13 +254,13 @@ def scalar_clamp_ste(x: Tensor, min_val: float, max_val: float) -> Tensor:
         y = \min(\max(x, \mathit{min\_val}), \mathit{max\_val}), \qquad \frac{\partial y}{\partial x} = 1
 
     NaN is kept, and so is the sign of a zero that is within the bounds. Where ``min_val > max_val`` the result is
-    ``max_val``; a NaN bound gives NaN. (Between the bounds -0.0 and 0.0, torch.compile, to which the two are one
-    constant, may give a zero of the other sign.)
+    ``max_val``; a NaN bound gives NaN. (torch.compile takes -0.0 and 0.0 for the same constant, so between these two
+    bounds it may give a zero of the other sign.)
 
     Args:
-        x: Any shape; a floating or integer dtype.
-        min_val: Lower bound, rounded to x's dtype. For an integer x it must be a whole number or infinite, and one
-            past the end of the dtype's range is that end.
+        x: Any shape; a floating-point or integer dtype.
+        min_val: Lower bound, rounded to x's dtype. For an integer x it must be a whole number or infinite, and a bound
+            beyond the dtype's range becomes the end of that range.
         max_val: Upper bound; as ``min_val``.
 
     Returns:
@@ -289,14 +289,14 @@ def tensor_clamp_ste(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
         y = \min(\max(x, \mathit{min\_val}), \mathit{max\_val}), \qquad \frac{\partial y}{\partial x} = 1
 
     NaN is kept. Where ``min_val > max_val`` the result is ``max_val``; a NaN bound gives NaN. Where x and a bound are
-    zeros of different sign, the sign of the result is unspecified. For gradients to the bounds use
+    zeros of different sign, the sign of the result is unspecified. For gradients to the bounds, use
     :func:`ste.tensor_clamp`.
 
     Args:
-        x: Any shape; a floating or integer dtype.
-        min_val: Lower bound: x's shape, or any that broadcasts to it (one bound per channel, say); any supported dtype.
-            It is rounded to x's dtype; for an integer x inwards, and past the end of the dtype's range it is that end
-            (a NaN bound of an integer x is unspecified).
+        x: Any shape; a floating-point or integer dtype.
+        min_val: Lower bound, of x's shape or any that broadcasts to it (one bound per channel, say), in any supported
+            dtype. It is rounded to x's dtype. For an integer x it is rounded inwards, a bound beyond the dtype's range
+            becomes the end of that range, and the result of a NaN bound is unspecified.
         max_val: Upper bound; as ``min_val``.
 
     Returns:
@@ -326,22 +326,22 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
         y = \mathit{hard}, \qquad \frac{\partial y}{\partial \mathit{soft}} = 1, \qquad
         \frac{\partial y}{\partial \mathit{hard}} = 0
 
-    The straight-through estimator of any step: ``hard`` is what the step gives, and ``soft`` what it is differentiated
-    as. The value is ``hard`` to the bit, -0.0, NaN and infinities included, whatever ``soft`` is.
-    (``soft + (hard - soft).detach()`` rounds twice, and is NaN where ``soft`` is infinite.) Higher derivatives and
+    The straight-through estimator of any step: ``hard`` is the result of the step, and ``soft`` is what is
+    differentiated in its place. The value is ``hard`` to the bit, -0.0, NaN and infinities included, whatever ``soft``
+    is. (``soft + (hard - soft).detach()`` rounds twice, and is NaN where ``soft`` is infinite.) Higher derivatives and
     tangents are those of ``soft``. It costs a copy of ``hard``, and keeps neither tensor for the backward.
 
     Args:
-        hard: Any shape; a floating, integer or boolean dtype. It gets no gradient.
-        soft: Of hard's shape, which is not broadcast; a floating dtype, which may be another than hard's.
+        hard: Any shape; a floating-point, integer or boolean dtype. It gets no gradient.
+        soft: Hard's shape (there is no broadcasting); a floating-point dtype, which may differ from hard's.
 
     Returns:
-        Tensor of hard's shape, device and memory format, in hard's dtype if that is floating, else in soft's. It is a
-        copy, so writing to it leaves ``hard`` as it is. It requires grad exactly when ``soft`` does; the gradient
+        Tensor of hard's shape, device and memory format, in hard's dtype if that is floating-point, else in soft's. It
+        is a copy, so writing to it leaves ``hard`` as it is. It requires grad exactly when ``soft`` does; the gradient
         arrives in soft's dtype.
 
     Raises:
-        TypeError: An argument is not a Tensor; hard is complex or quantized; soft is not floating.
+        TypeError: An argument is not a Tensor; hard is complex or quantized; soft is not floating-point.
         RuntimeError: hard and soft differ in shape or in device.
 
     References:
@@ -370,24 +370,24 @@ def stochastic_round_ste(x: Tensor, random: Tensor | None = None, generator: tor
                   \lfloor x \rfloor & \text{otherwise} \end{cases}
               \qquad \frac{\partial y}{\partial x} = 1
 
-    A number is rounded up with the probability of its distance from the integer below: small updates are not lost, as
-    they are where each is rounded to the nearest. Integers, NaN and infinities are kept. float16 and bfloat16 are
+    The probability of rounding up is the distance from the integer below. Small updates are therefore not lost, as they
+    are when each is rounded to the nearest integer. Integers, NaN and infinities are kept. float16 and bfloat16 are
     computed in float32.
 
-    With ``random`` given, the op is a function like any other: the same for the same arguments in eager mode, compiled,
+    With ``random`` given, the op is deterministic: the same arguments give the same result in eager mode, compiled,
     exported, under vmap and on both backends.
 
     Args:
         x: Any shape; float64, float32, float16 or bfloat16.
-        random: Numbers from 0 to 1, 1 excluded, of x's shape, in x's dtype or float32. It gets no gradient. None draws
-            them: in float32, or in float64 for x of that dtype.
-        generator: What draws them; None is the default generator of x's device.
+        random: Numbers in [0, 1), of x's shape, in x's dtype or float32. They get no gradient. None draws them in
+            float32, or in float64 if x is float64.
+        generator: The generator that draws them; None is the default generator of x's device.
 
     Returns:
         Tensor of x's shape, dtype, device and memory format.
 
     Raises:
-        TypeError: x or random is not a Tensor of a dtype as above.
+        TypeError: x or random is not a Tensor, or has another dtype.
         RuntimeError: random has another shape than x, or is on another device.
 
     References:

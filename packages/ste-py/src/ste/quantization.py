@@ -44,55 +44,55 @@ def fake_quantize(
         q &= \operatorname{clamp}(\operatorname{round}(x / s) + z, \mathit{quant\_min}, \mathit{quant\_max}) \\
         y &= (q - z) \, s
 
-    Ties go to the even integer; :math:`z` is added after rounding. x is divided by the scale and not multiplied by its
-    reciprocal. So it is in ONNX's QuantizeLinear.
+    Ties go to the even integer; :math:`z` is added after rounding. x is divided by the scale, not multiplied by its
+    reciprocal, as in ONNX's QuantizeLinear.
 
-    With :math:`m` 1 where :math:`\mathit{quant\_min} \le \operatorname{round}(x / s) + z \le \mathit{quant\_max}`, and
-    0 elsewhere, a gradient :math:`g` becomes
+    Let :math:`m` be 1 where :math:`\mathit{quant\_min} \le \operatorname{round}(x / s) + z \le \mathit{quant\_max}`,
+    and 0 elsewhere. An incoming gradient :math:`g` becomes
 
     .. math::
         \nabla_x &= g \, m \\
         \nabla_s &= \mathit{grad\_scale} \sum g \, (q - z - m \, x / s) \\
         \nabla_z &= \mathit{grad\_scale} \sum g \, (m - 1) \, s
 
-    each summed to the parameter's own shape. This mask tests the rounded value, as PyTorch's and Brevitas' do; the
-    gradients are those of :func:`ste.round_ste` and :func:`ste.tensor_clamp` in the composition. LSQ tests what it was
-    before: with ``inside="scaled"``, :math:`m` is 1 where
+    each summed to the parameter's own shape. This mask tests the rounded value, as PyTorch and Brevitas do; the
+    gradients are those of composing :func:`ste.round_ste` and :func:`ste.tensor_clamp`. LSQ tests the value before
+    rounding: with ``inside="scaled"``, :math:`m` is 1 where
     :math:`\mathit{quant\_min} < x / s + z < \mathit{quant\_max}`, and the gradients are LSQ's equations 3 and 5. The
-    two differ in the outermost half step, and at 2 bits by a fifth of the gradient to the scale; the values are the
-    same. Of the second derivatives, only that by the scale and the zero point is not 0, outside of the range.
+    two masks differ in the outermost half step, which at 2 bits changes the gradient to the scale by a fifth; the
+    values are the same. Second derivatives are 0, except the one by the scale and the zero point, outside of the range.
 
     float16 and bfloat16 are computed in float32 and rounded once, at the end; the sums are in float32 or wider. NaN
-    stays NaN, and infinities saturate. The scale's value is not checked, which would synchronize with the device: where
-    it is negative, the formula holds; where it is 0 or not finite, the result is what the formula gives in IEEE
-    arithmetic, which may be NaN. An end of the grid that the dtype does not hold is rounded inwards.
+    stays NaN, and infinities saturate. The scale's value is not checked, because that would synchronize with the
+    device. If it is negative, the formula still holds; if it is 0 or not finite, the result is what the formula gives
+    in IEEE arithmetic, which may be NaN. An end of the grid that the dtype cannot represent is rounded inwards.
 
     Args:
         x: Any shape; float64, float32, float16 or bfloat16.
-        scale: The step :math:`s`, in x's dtype or float32: x's shape, or any that broadcasts to it (one number, one for
-            each channel, or one for each group of a view). A Python number has no gradient.
+        scale: The step :math:`s`, in x's dtype or float32, of x's shape or any that broadcasts to it (one number, one
+            for each channel, or one for each group of a view). A Python number gets no gradient.
         zero_point: The integer :math:`z` that stands for 0, in x's dtype, float32 or an integer dtype, and of any shape
-            that broadcasts to x's. None is 0. One that is learned need not be whole.
+            that broadcasts to x's. None is 0. A learned one need not be whole.
         quant_min: The smallest integer; a number, or what :func:`ste.min_int` returns.
         quant_max: The largest integer; a number, or what :func:`ste.max_int` returns.
-        grad_scale: What the gradients to the scale and to the zero point are multiplied by; see
+        grad_scale: The factor that the gradients to the scale and to the zero point are multiplied by; see
             :func:`ste.lsq_grad_scale`.
         inside: ``"rounded"`` or ``"scaled"``: what the mask tests.
-        random: Numbers in [0, 1), of x's shape, in x's dtype or float32; draw them in float32, since those of 16 bits
-            are 0 too often. With them, rounding is stochastic: of :math:`v = x / s`, to :math:`\lfloor v \rfloor + 1`
-            where they are less than :math:`v - \lfloor v \rfloor`, else to :math:`\lfloor v \rfloor`. They get no
+        random: Numbers in [0, 1), of x's shape, in x's dtype or float32. Draw them in float32: 16-bit ones are 0 too
+            often. With them, rounding is stochastic: :math:`v = x / s` is rounded to :math:`\lfloor v \rfloor + 1`
+            where the number is less than :math:`v - \lfloor v \rfloor`, else to :math:`\lfloor v \rfloor`. They get no
             gradient.
-        axis: The dimension of x along which a scale and a zero point of one dimension lie. Without it they broadcast,
-            and so lie along the last.
+        axis: The dimension of x along which a one-dimensional scale and zero point lie. Without it they broadcast, and
+            so lie along the last dimension.
 
     Returns:
         Tensor of x's shape, dtype, device and memory format.
 
     Raises:
-        TypeError: x, scale, zero_point or random is not a Tensor of a dtype as above; quant_min or quant_max is no
-            integer; grad_scale is not a number, or inside not a string.
-        RuntimeError: A parameter does not broadcast to x's shape, or is on another device. (Without dimensions, it may
-            be on the CPU.) random is of another shape or on another device.
+        TypeError: x, scale, zero_point or random is not a Tensor, or has another dtype; quant_min or quant_max is not
+            an integer; grad_scale is not a number; inside is not a string.
+        RuntimeError: A parameter does not broadcast to x's shape, or is on another device (one without dimensions may
+            be on the CPU); random has another shape or is on another device.
         ValueError: quant_min is not less than quant_max; inside is another string; x has no such axis, or a parameter
             does not fit along it.
 
@@ -135,44 +135,45 @@ def fake_quantize_float(
         q &= \operatorname{clamp}(r, -\mathit{max}, \mathit{max}) \\
         y &= q \, s
 
-    Rounding is to the nearest number that has as many bits in its mantissa as the format, and no exponent below the
-    format's (where numbers are subnormal); ties go to the number whose last bit is 0. x is divided by the scale and not
+    Rounding is to the nearest number with as many mantissa bits as the format has, and no exponent below the format's
+    smallest (where numbers are subnormal); ties go to the number whose last bit is 0. x is divided by the scale, not
     multiplied by its reciprocal.
 
-    With :math:`m` 1 where :math:`|r| \le \mathit{max}`, and 0 elsewhere, a gradient :math:`g` becomes
+    Let :math:`m` be 1 where :math:`|r| \le \mathit{max}`, and 0 elsewhere. An incoming gradient :math:`g` becomes
 
     .. math::
         \nabla_x &= g \, m \\
         \nabla_s &= \mathit{grad\_scale} \sum g \, (q - m \, x / s)
 
-    summed to the scale's own shape. Second derivatives are 0.
+    the second summed to the scale's own shape. Second derivatives are 0.
 
     float16 and bfloat16 are computed in float32 and rounded once, at the end; the sums are in float32 or wider. NaN
-    stays NaN in every format, and a zero keeps its sign. What is beyond max, infinities included, becomes max; with
-    ``saturate=False``, infinity if the format has one, else NaN. The scale's value is not checked, as in
+    stays NaN in every format, and a zero keeps its sign. A value beyond max, infinities included, becomes max; with
+    ``saturate=False``, it becomes infinity if the format has one, else NaN. The scale's value is not checked, as in
     :func:`ste.fake_quantize`.
 
     Args:
         x: Any shape; float64, float32, float16 or bfloat16.
         scale: The scale :math:`s`, as in :func:`ste.fake_quantize`. None is 1.
-        format: ``"e4m3fn"``, ``"e5m2"``, ``"e4m3fnuz"``, ``"e5m2fnuz"``, ``"e3m2fn"``, ``"e2m3fn"`` or ``"e2m1fn"``, as
-            ml_dtypes names them, with or without ``float8_`` (or 6 or 4) in front; or a :class:`ste.FloatFormat`.
-        grad_scale: What the gradient to the scale is multiplied by.
-        saturate: Whether what is beyond max becomes max.
-        random: Numbers in [0, 1), as in :func:`ste.fake_quantize`. With them, rounding is stochastic, between the two
-            neighbors of :math:`x / s` that have as many bits in the mantissa: to the upper one where they are less than
-            the distance from the lower one, in units of that between the two.
+        format: ``"e4m3fn"``, ``"e5m2"``, ``"e4m3fnuz"``, ``"e5m2fnuz"``, ``"e3m2fn"``, ``"e2m3fn"`` or ``"e2m1fn"``,
+            ml_dtypes' names, with or without the prefix ``float8_`` (``float6_``, ``float4_``); or a
+            :class:`ste.FloatFormat`.
+        grad_scale: The factor that the gradient to the scale is multiplied by.
+        saturate: Whether values beyond max become max.
+        random: Numbers in [0, 1), as in :func:`ste.fake_quantize`. With them, rounding is stochastic, to one of the two
+            neighbors of :math:`x / s` with as many mantissa bits: to the upper one where the random number is less than
+            the distance of :math:`x / s` from the lower one, divided by the distance between the two.
         axis: As in :func:`ste.fake_quantize`.
 
     Returns:
         Tensor of x's shape, dtype, device and memory format.
 
     Raises:
-        TypeError: x, scale or random is not a Tensor of a dtype as above; format is no string and no FloatFormat;
-            grad_scale is not a number, or saturate not a bool.
-        RuntimeError: The scale does not broadcast to x's shape, or is on another device. (Without dimensions, it may be
-            on the CPU.) random is of another shape or on another device.
-        ValueError: format names no format; x has no such axis, or the scale does not fit along it.
+        TypeError: x, scale or random is not a Tensor, or has another dtype; format is neither a string nor a
+            FloatFormat; grad_scale is not a number; saturate is not a bool.
+        RuntimeError: The scale does not broadcast to x's shape, or is on another device (one without dimensions may be
+            on the CPU); random has another shape or is on another device.
+        ValueError: There is no such format; x has no such axis, or the scale does not fit along it.
 
     Example:
         >>> x = torch.tensor([-9.0, -0.3, 0.6, 2.4], requires_grad=True)
@@ -203,7 +204,7 @@ _fake_quantize_float: Callable[..., Tensor] = implement(fake_quantize_float, fak
 
 
 def _along(axis: int, x: Tensor, op: str, name: str, parameter: Tensor) -> Tensor:
-    """A parameter of one dimension, along a dimension of x. A number stays one."""
+    """A one-dimensional parameter, laid along a dimension of x. A number stays a number."""
     if not isinstance(parameter, Tensor):
         return parameter  # type: ignore[unreachable]
     if parameter.dim() == 0:
@@ -237,17 +238,17 @@ def quantize(
     quant_max: Integer = 127,
     axis: int | None = None,
 ) -> Tensor:
-    r"""The integers of :func:`ste.fake_quantize`, as numbers of x's dtype, with gradients.
+    r"""The integers of :func:`ste.fake_quantize`, in x's dtype, with gradients.
 
     .. math::
         q = \operatorname{clamp}(\operatorname{round}(x / s) + z, \mathit{quant\_min}, \mathit{quant\_max})
 
     The rounding is straight-through, and the clamp has the gradient of :func:`ste.tensor_clamp`: with :math:`m` as in
-    :func:`ste.fake_quantize`, the derivatives by :math:`x`, :math:`s` and :math:`z` are :math:`m / s`,
+    :func:`ste.fake_quantize`, the derivatives with respect to :math:`x`, :math:`s` and :math:`z` are :math:`m / s`,
     :math:`-m \, x / s^2` and :math:`m`.
 
-    It is computed in float32 (float64 for x of that dtype) and rounded to x's dtype, which must be able to hold the
-    integers: bfloat16 holds those to 256, float16 to 2048.
+    It is computed in float32 (float64 if x is float64) and rounded to x's dtype, which must be able to hold the
+    integers: bfloat16 holds them up to 256, float16 up to 2048.
 
     Args:
         x: Any shape; float64, float32, float16 or bfloat16.
@@ -304,8 +305,8 @@ def lsq_grad_scale(x: Tensor, scale: Tensor, quant_max: Integer) -> float:
 
     .. math:: 1 / \sqrt{N \, \mathit{quant\_max}}
 
-    where :math:`N` is the number of elements of x for each of the scale's. It balances the sizes of the scale's
-    gradient and of the weights'. Source: LSQ, section 2.2.
+    where :math:`N` is the number of elements of x per element of the scale. It balances the scale's gradient against
+    the weights'. Source: LSQ, section 2.2.
 
     Args:
         x: What is quantized. Only its shape matters.
@@ -313,12 +314,12 @@ def lsq_grad_scale(x: Tensor, scale: Tensor, quant_max: Integer) -> float:
         quant_max: The largest integer of the grid, more than 0.
 
     Returns:
-        What to give to :func:`ste.fake_quantize` for ``grad_scale``. In a graph with a dynamic shape it follows the
-        shape. Of an empty x, which gives the scale no gradient, 1.
+        The ``grad_scale`` of :func:`ste.fake_quantize`. In a graph with dynamic shapes it follows the shape. For an
+        empty x, which gives the scale no gradient, it is 1.
 
     Raises:
         TypeError: x or scale is not a Tensor; quant_max is not a number.
-        ValueError: scale has no element, or quant_max is not positive.
+        ValueError: scale is empty, or quant_max is not positive.
 
     Example:
         >>> ste.lsq_grad_scale(torch.zeros(16, 100), torch.ones(16, 1), 4)
@@ -343,5 +344,5 @@ def lsq_grad_scale(x: Tensor, scale: Tensor, quant_max: Integer) -> float:
         return 1.0
     largest: int = quant_max  # type: ignore[assignment]
     factor: float = (x.numel() / scale.numel() * largest) ** -0.5
-    # A symbol stays one: as a number, it would be what the symbol stands for now.
+    # A symbol stays a symbol: float() would freeze its current value.
     return float(factor) if torch.jit.is_scripting() else factor  # type: ignore[attr-defined]

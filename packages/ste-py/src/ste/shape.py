@@ -1,7 +1,7 @@
-"""Shapes over which statistics are taken: each result is what ``x.view`` or ``x.reshape`` takes.
+"""Shapes to take statistics over: pass each result to ``x.view`` or ``x.reshape``.
 
-All of them script and compile. FX records the calls: its proxies, which have no number of dimensions to check, go where
-torch's own functions send them.
+All of them work under TorchScript and ``torch.compile``. FX records the calls, as it does for torch's own functions:
+its proxies have no number of dimensions to check.
 """
 
 from torch import Tensor

@@ -1,8 +1,8 @@
-r"""Surrogate gradients of the signs: their table, and each as a callable.
+r"""Surrogate gradients of the signs: the table of them, and each as a callable.
 
-:func:`ste.binary_sign_ste` and :func:`ste.ternary_sign_ste` take a surrogate by name. Where a library asks for a
-function from the membrane potential to the spike, as snntorch does (``spike_grad=``) and spikingjelly
-(``surrogate_function=``), one of this module's is that function: small, and picklable.
+:func:`ste.binary_sign_ste` and :func:`ste.ternary_sign_ste` take a surrogate by name. If a library asks for a function
+from the membrane potential to the spike, as snntorch (``spike_grad=``) and spikingjelly (``surrogate_function=``) do,
+give it one from this module. They are small, and can be pickled.
 
 Example:
     >>> spike = ste.surrogates.atan(alpha=2.0)
@@ -45,9 +45,9 @@ class Surrogate:
     """A sign with a surrogate gradient, as a function of x.
 
     Attributes:
-        name: Of the surrogate.
-        alpha: Its parameter; None: the source's.
-        low: The value below zero: 0 for spikes, -1 for signs.
+        name: The surrogate's name.
+        alpha: The surrogate's parameter. None uses the value of its source.
+        low: The result below zero: 0 for spikes, -1 for signs.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Surrogate:
 
 
 def _documented(function: Callable[..., Surrogate]) -> Callable[..., Surrogate]:
-    """With what the table says of the surrogate."""
+    """Adds to the docstring what the table says of the surrogate."""
     definition = BY_NAME[function.__name__]
     function.__doc__ = rf"""{function.__doc__}
 
@@ -70,7 +70,7 @@ def _documented(function: Callable[..., Surrogate]) -> Callable[..., Surrogate]:
 
     Args:
         alpha: A positive number, or a tensor that broadcasts to x's shape.
-        low: The value below zero: 0 for spikes, -1 for signs.
+        low: The result below zero: 0 for spikes, -1 for signs.
 
     Returns:
         A function of x, :func:`ste.binary_sign_ste` with this surrogate.
@@ -85,19 +85,19 @@ def _documented(function: Callable[..., Surrogate]) -> Callable[..., Surrogate]:
 
 @_documented
 def clipped(alpha: Tensor | float = 1.0, low: float = 0.0) -> Surrogate:
-    """1 within alpha, 0 outside: that of binarized neural networks."""
+    """1 within alpha of 0, and 0 outside: the surrogate of binarized neural networks."""
     return Surrogate("clipped", alpha, low)
 
 
 @_documented
 def polynomial(alpha: Tensor | float = 1.0, low: float = 0.0) -> Surrogate:
-    """A triangle, 2 / alpha high, which ends at alpha: that of Bi-Real Net."""
+    """A triangle of height 2 / alpha, which ends at alpha: the surrogate of Bi-Real Net."""
     return Surrogate("polynomial", alpha, low)
 
 
 @_documented
 def swish(alpha: Tensor | float = 5.0, low: float = 0.0) -> Surrogate:
-    """The derivative of a sign made of swish: that of BNN+."""
+    """The derivative of a sign built from swish: the surrogate of BNN+."""
     return Surrogate("swish", alpha, low)
 
 
@@ -121,13 +121,13 @@ def atan(alpha: Tensor | float = 2.0, low: float = 0.0) -> Surrogate:
 
 @_documented
 def fast_sigmoid(alpha: Tensor | float = 25.0, low: float = 0.0) -> Surrogate:
-    """The derivative of a sigmoid without exp: that of SuperSpike."""
+    """The derivative of a sigmoid without exp: the surrogate of SuperSpike."""
     return Surrogate("fast_sigmoid", alpha, low)
 
 
 @_documented
 def triangle(alpha: Tensor | float = 1.0, low: float = 0.0) -> Surrogate:
-    """A triangle, alpha high, which ends at 1 / alpha."""
+    """A triangle of height alpha, which ends at 1 / alpha."""
     return Surrogate("triangle", alpha, low)
 
 
@@ -139,5 +139,5 @@ def gaussian(alpha: Tensor | float = 2.0, low: float = 0.0) -> Surrogate:
 
 @_documented
 def reste(alpha: Tensor | float = 1.0, low: float = 0.0) -> Surrogate:
-    """The derivative of a power of x: that of ReSTE."""
+    """The derivative of a power of x: the surrogate of ReSTE."""
     return Surrogate("reste", alpha, low)

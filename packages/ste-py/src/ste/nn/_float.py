@@ -1,4 +1,4 @@
-"""Floating-point formats, and blocks with a scale of their own."""
+"""Quantizers to floating-point formats, and to blocks with a scale of their own."""
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +16,18 @@ class FloatQuantizer(ScaledQuantizer):
 
     Args:
         format: A name, or a :class:`ste.FloatFormat`.
-        scale: As in :class:`IntegerQuantizer`, with the largest number of the format in the place of the largest
-            integer. A learned one is at first that of ``"absmax"``.
-        saturate: Whether what is beyond that becomes that.
+        scale: As in :class:`IntegerQuantizer`, with the format's largest number instead of the largest integer. A
+            learned one starts as that of ``"absmax"``.
+        saturate: Whether values beyond the largest number become the largest number.
         axis: As in :class:`IntegerQuantizer`.
         channels: As in :class:`IntegerQuantizer`.
         momentum: As in :class:`IntegerQuantizer`.
         percentile: As in :class:`IntegerQuantizer`.
-        device: Of what is kept.
-        dtype: Of what is kept.
+        device: Device of the parameters and buffers.
+        dtype: Dtype of the parameters and buffers.
 
     Raises:
-        ValueError: An argument is not one of these.
+        ValueError: An argument has another value.
 
     Example:
         >>> quantizer = ste.nn.FloatQuantizer("e4m3fn", scale="absmax")
@@ -59,7 +59,7 @@ class FloatQuantizer(ScaledQuantizer):
         return fake_quantize_float(x, scale, self.format, self._grad_scale(x), self.saturate, axis=self.axis)
 
     def quantize(self, x: Tensor) -> Tensor:
-        """The numbers of the format, without the scale, in float32 (float64 for such an x)."""
+        """The numbers of the format, without the scale, in float32 (float64 if x is float64)."""
         scale = self._scale(x).detach()
         wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
         if self.axis is not None:
@@ -74,15 +74,15 @@ class FloatQuantizer(ScaledQuantizer):
 
 
 class BlockQuantizer(nn.Module):
-    """Quantize in blocks, each with a scale that follows from its numbers: :func:`ste.fake_quantize_blocks`.
+    """Quantize in blocks, each with a scale that is computed from its numbers: :func:`ste.fake_quantize_blocks`.
 
-    It keeps nothing.
+    It has no parameters and no buffers.
 
     Args:
         grid: The name of a recipe, one of :data:`ste.BLOCK_RECIPES`; or ``"int2"`` to ``"int8"``, or a format.
-        block: How many neighbors share a scale, or None for all along dim. With the name of a recipe, the recipe's.
-        rule: How the scale follows from them. With the name of a recipe, the recipe's.
-        dim: The dimension along which the blocks lie: the last is that of the inputs of a linear layer.
+        block: How many neighbors share a scale, or None for all along dim. A recipe sets it.
+        rule: How the scale is computed from them. A recipe sets it.
+        dim: The dimension along which the blocks lie. The last one is that of a linear layer's inputs.
 
     Example:
         >>> quantizer = ste.nn.BlockQuantizer("mxfp4")
@@ -103,7 +103,7 @@ class BlockQuantizer(nn.Module):
         return fake_quantize_blocks(x, self.grid, self.block, self.rule, self.dim)
 
     def quantize(self, x: Tensor) -> Tensor:
-        """The numbers of the grid, without the scales: int8 for integers, else float32 (float64 for such an x)."""
+        """The numbers of the grid, without the scales: int8 for integers, else float32 (float64 if x is float64)."""
         arguments = (self.grid, self.block, self.rule, self.dim)
         wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
         scale = self._along(block_scale(x, *arguments), x)
@@ -117,12 +117,12 @@ class BlockQuantizer(nn.Module):
         return torch.where(scale == 0, 0, quantize(wide, scale, None, -largest, largest)).to(torch.int8)
 
     def _along(self, of_blocks: Tensor, x: Tensor) -> Tensor:
-        """One for each element of x."""
+        """Repeats what each block has for each element of x."""
         size = x.shape[self.dim]
         return of_blocks.repeat_interleave(self.block or size, self.dim).narrow(self.dim, 0, size)
 
     def right_inverse(self, x: Tensor) -> Tensor:
-        """What a parametrized weight is set to is what is quantized then."""
+        """The value that a parametrized weight is set to is the one that is quantized from then on."""
         return x
 
     def extra_repr(self) -> str:

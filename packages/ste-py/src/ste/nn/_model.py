@@ -15,17 +15,17 @@ from ste.nn._scaled import ScaledQuantizer
 __all__ = ["Quantized", "QuantizedLayer", "initialize", "quantize", "unquantize"]
 
 _INPUT = "input_quantizer"
-_MARK = "_of_weight"  # of a quantizer that stands among the parametrizations of a weight, whoever has written it
+_MARK = "_of_weight"  # marks a quantizer among the parametrizations of a weight, whoever wrote it
 
 
 class QuantizedLayer(NamedTuple):
-    """What is quantized of a layer.
+    """A layer, and what quantizes it.
 
     Attributes:
         name: As in :meth:`torch.nn.Module.named_modules`.
         layer: The type of the layer, and its shape.
-        weight: What quantizes the weight, or None.
-        input: What quantizes the input, or None.
+        weight: The quantizer of the weight, or None.
+        input: The quantizer of the input, or None.
     """
 
     name: str
@@ -35,7 +35,7 @@ class QuantizedLayer(NamedTuple):
 
 
 class Quantized(list[QuantizedLayer]):
-    """The layers that :func:`quantize` has quantized. As a string, a table of them."""
+    """The layers that :func:`quantize` has quantized. Its string is a table of them."""
 
     def __str__(self) -> str:
         rows = [["layer", "type", "weight", "input"]]
@@ -55,24 +55,25 @@ def quantize(
 ) -> Quantized:
     """Quantize a model's layers: their weights by parametrizations, their inputs by hooks.
 
-    Each layer gets copies of the quantizers. That of a weight has as many channels as the weight along its axis, and
-    its first values from the weight. That of an input gets them from the first batch in training, or by
-    :func:`initialize`. The model stays what it is: :func:`unquantize` undoes it. Create the optimizer afterwards: a
-    learned scale is a parameter.
+    Each layer gets its own copies of the quantizers. The quantizer of a weight has as many channels as the weight has
+    along the quantizer's axis, and takes its first values from the weight. The quantizer of an input takes them from
+    the first batch in training, or from :func:`initialize`. The model keeps its layers, and :func:`unquantize` takes
+    the quantizers off them. Create the optimizer afterwards, because a learned scale is a parameter.
 
     Args:
-        model: Changed in place.
-        weight: The quantizer of weights, or None: one of these, or any module that a weight can be parametrized with.
-        activation: The quantizer of the layers' first inputs, or None. The indices that an embedding takes stay, and
-            the input of the last layer of :class:`torch.nn.MultiheadAttention`, which is not called.
-        where: Whether to quantize a layer, by its name and itself. None: every linear layer, convolution and embedding.
+        model: The model, which is changed in place.
+        weight: The quantizer for weights, or None: one of this module's, or any module that can parametrize a weight.
+        activation: The quantizer for the layers' first inputs, or None. An embedding's indices are not quantized, and
+            neither is the input of the last layer of :class:`torch.nn.MultiheadAttention`, which is never called.
+        where: Says whether to quantize a layer, given its name and the layer. None chooses every linear layer,
+            convolution and embedding.
         verbose: Whether to print a table.
 
     Returns:
         The layers, in the model's order.
 
     Raises:
-        ValueError: Neither weight nor activation is given, no layer is found, or one is quantized already.
+        ValueError: Neither weight nor activation is given, no layer is chosen, or one is quantized already.
 
     Example:
         >>> first, last = torch.nn.Linear(8, 4), torch.nn.Linear(4, 2)
@@ -106,9 +107,9 @@ def unquantize(model: nn.Module, keep: str = "float") -> None:
     """Undo :func:`quantize`.
 
     Args:
-        model: Changed in place.
-        keep: What the weights are then: ``"float"``, as they were trained, or ``"quantized"``, what the quantizers make
-            of them.
+        model: The model, which is changed in place.
+        keep: What the weights become: ``"float"``, as they were trained, or ``"quantized"``, as the quantizers round
+            them.
 
     Raises:
         ValueError: keep is neither.
@@ -138,16 +139,17 @@ def unquantize(model: nn.Module, keep: str = "float") -> None:
 
 @torch.no_grad()
 def initialize(model: nn.Module, *inputs: Any, **keywords: Any) -> None:
-    """Run a model once, and give its quantizers their first values: each those of what reaches it.
+    """Run a model once to give its quantizers their first values, each from what reaches it.
 
-    Do so before a model is compiled, exported, or given to several processes. It runs in the mode that it is in: batch
-    norms of a model in training take the statistics of the batch, as in its first step; of one in evaluation, those
-    that they have kept. Nothing but the quantizers changes, the averages of batch norms neither.
+    Call it before you compile or export a model, or give it to several processes. The model runs in its current mode:
+    in training, batch norms use the statistics of the batch, as in the first step; in evaluation, their running
+    averages. Only the quantizers change; the averages of batch norms do not.
 
     Args:
-        model: With quantizers.
-        inputs: What the model is called with. Without any, the model is not called, and weights alone have theirs set.
-        keywords: The same.
+        model: A model with quantizers.
+        inputs: What the model is called with. Without any, the model is not called, and only the quantizers of weights
+            are initialized.
+        keywords: What else the model is called with, by keyword.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4))
@@ -224,7 +226,7 @@ def _unquantize_weight(layer: Any, keeps_quantized: bool) -> None:
     ours = [step for step in steps if _is_quantizer(step)]
     if ours == steps and steps:
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=keeps_quantized)
-    elif ours:  # beside others, as a norm of the weight, which stay
+    elif ours:  # beside others that stay, such as a weight norm
         weight = layer.weight.clone()
         for step in ours:
             del layer.parametrizations.weight[_steps(layer).index(step)]

@@ -1,4 +1,4 @@
-"""What quantizers with a scale share: where it comes from."""
+"""What quantizers with a scale share: where the scale comes from."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from ste.quantization import lsq_grad_scale
 
 __all__ = ["FLOOR", "SCALES", "Placement", "ScaledQuantizer"]
 
-# The least scale. Numbers that are all 0 would have a scale of 0, and 0 / 0 is NaN, from which no parameter recovers.
+# The smallest scale. Zeros alone would have a scale of 0, and 0 / 0 is NaN, from which no parameter recovers.
 FLOOR = 2.0**-40
 
 SCALES = ("learned", "absmax", "ema", "percentile")
@@ -20,16 +20,16 @@ Placement = dict[str, Any]  # device and dtype, as torch.full takes them
 
 
 def is_recomputed() -> bool:
-    """Whether this is the second forward of a checkpoint, within a backward, which must repeat what the first did."""
+    """Whether this is the second forward of a checkpoint, within a backward, which must repeat the first."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
-# These two decide by a shape, which torch.fx does not know: to its tracer they are one operation each.
+# These two branch on a shape, which torch.fx does not know: its tracer records each as one operation.
 
 
 @torch.fx.wrap
 def largest_of(rows: Tensor, percentile: float) -> Tensor:
-    """Of each row the largest number, or the one at a percentile; 0 of none."""
+    """The largest number of each row, or the one at a percentile; 0 for an empty row."""
     count = rows.shape[1]
     if count == 0:
         return rows.new_zeros(rows.shape[0], dtype=torch.promote_types(rows.dtype, torch.float32))
@@ -42,16 +42,17 @@ def largest_of(rows: Tensor, percentile: float) -> Tensor:
 
 @torch.fx.wrap
 def move_towards(average: Tensor, found: Tensor, momentum: float, x: Tensor) -> None:
-    """An average, by what was found in a batch; of an empty one, nothing was."""
+    """Moves an average towards what was found in a batch, unless the batch is empty."""
     if x.numel() > 0:
         with torch.no_grad():
             average.lerp_(found.to(average.dtype), momentum)
 
 
 class ScaledQuantizer(nn.Module):
-    """A quantizer to a grid times a scale, which is learned, or follows from what is observed of x.
+    """A quantizer to a grid times a scale, which is learned, or computed from what is observed of x.
 
-    Whatever it keeps is NaN until it has its first values: from the first batch in training, or by :meth:`initialize`.
+    Its parameters and buffers are NaN until they have first values: from the first batch in training, or by
+    :meth:`initialize`.
     """
 
     scale: nn.Parameter
@@ -108,7 +109,7 @@ class ScaledQuantizer(nn.Module):
         self.is_initialized = not (x.is_meta and self._kept())
 
     def resize(self, channels: int) -> None:
-        """Have a scale for each of some channels, without first values."""
+        """Change the number of channels, and forget what was learned and observed."""
         for kept in self._kept():
             kept.data = kept.new_full((*kept.shape[:-1], channels), math.nan)
         self.is_initialized = not self._kept()
@@ -117,12 +118,12 @@ class ScaledQuantizer(nn.Module):
         return [*self.parameters(recurse=False), *self.buffers(recurse=False)]
 
     def _rows(self, x: Tensor) -> Tensor:
-        """Of the numbers, a row for each scale."""
+        """x, with a row for each scale."""
         x = x.detach()
         return x.reshape(1, -1) if self.axis is None else x.movedim(self.axis, 0).flatten(1)
 
     def _first_scale(self, x: Tensor) -> Tensor:
-        """LSQ's, which with few bits gives up the largest values for the many small ones."""
+        """As in LSQ, which at few bits gives up the largest values for the many small ones."""
         rows = self._rows(x).abs()
         return 2 * rows.mean(1, dtype=torch.promote_types(rows.dtype, torch.float32)) / math.sqrt(self.largest)
 
@@ -130,11 +131,11 @@ class ScaledQuantizer(nn.Module):
         return largest_of(rows, self.percentile if self.scale_kind == "percentile" else 100.0)
 
     def _observe(self, x: Tensor) -> Tensor:
-        """What the scale follows from, of one batch: the largest magnitudes."""
+        """What the scale is computed from, for one batch: the largest magnitudes."""
         return self._highest(self._rows(x).abs())
 
     def _follow(self, x: Tensor) -> Tensor:
-        """What the scale follows from now. In training, x is observed."""
+        """What the scale is computed from now. In training, x is observed."""
         if not self.is_initialized:
             self._need_first_values(x)
         if self.scale_kind == "absmax":
@@ -155,7 +156,7 @@ class ScaledQuantizer(nn.Module):
     def _grad_scale(self, x: Tensor) -> float:
         # torch does not export this function to type checkers, nor annotate it.
         if self.scale_kind != "learned" or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-            return 1.0  # of what is traced there is no gradient, and the sizes of its tensors are tensors
+            return 1.0  # a trace has no gradient, and its sizes are tensors
         return lsq_grad_scale(x, self.scale, math.ceil(self.largest))
 
     def _need_first_values(self, x: Tensor) -> None:
@@ -177,7 +178,7 @@ class ScaledQuantizer(nn.Module):
             self.is_initialized = not any(bool(tensor.isnan().any()) for tensor in kept)
 
     def right_inverse(self, x: Tensor) -> Tensor:
-        """What a parametrized weight is set to is what is quantized then."""
+        """The value that a parametrized weight is set to is the one that is quantized from then on."""
         return x
 
     def extra_repr(self) -> str:

@@ -1,4 +1,4 @@
-"""Binary and ternary numbers."""
+"""Quantizers to binary and ternary numbers."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ __all__ = ["BinaryQuantizer", "TernaryQuantizer"]
 
 
 class _Signs(nn.Module):
-    """What both share: a surrogate, and a scale that is a mean magnitude, in each channel or of all."""
+    """What both share: a surrogate, and a scale that is a mean magnitude, of each channel or of all."""
 
     def __init__(self, surrogate: str, alpha: float | None, scale: str | None, axis: int | None) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class _Signs(nn.Module):
         self.axis = axis
 
     def _mean(self, x: Tensor) -> Tensor:
-        """In a shape that broadcasts to x's, in float32 at least, and positive, also in x's dtype."""
+        """The mean magnitude, in a shape that broadcasts to x's, in float32 or wider; positive in x's dtype too."""
         size = x.detach().abs()
         others = [i for i in range(x.dim()) if self.axis is None or i != self.axis % x.dim()]
         dtype = torch.promote_types(x.dtype, torch.float32)
@@ -32,7 +32,7 @@ class _Signs(nn.Module):
         return mean.clamp(min=max(FLOOR, torch.finfo(x.dtype).smallest_normal))
 
     def right_inverse(self, x: Tensor) -> Tensor:
-        """What a parametrized weight is set to is what is quantized then."""
+        """The value that a parametrized weight is set to is the one that is quantized from then on."""
         return x
 
     def extra_repr(self) -> str:
@@ -45,13 +45,14 @@ class BinaryQuantizer(_Signs):
     r"""-1 or 1, times a scale, with the gradient of a surrogate: :func:`ste.binary_sign_ste` with ``low=-1``.
 
     Args:
-        surrogate: As there; ``"clipped"`` is that of binarized networks (arXiv:1602.02830), one of larq's.
-        alpha: As there.
-        scale: None: 1. ``"mean"``: the mean magnitude, a constant to the gradient (XNOR-Net, arXiv:1603.05279).
+        surrogate: As in :func:`ste.binary_sign_ste`; ``"clipped"`` is that of binarized networks (arXiv:1602.02830),
+            one of larq's.
+        alpha: As in :func:`ste.binary_sign_ste`.
+        scale: None is 1. ``"mean"`` is the mean magnitude, a constant for the gradient (XNOR-Net, arXiv:1603.05279).
         axis: The dimension of x along which each index has a mean of its own.
 
     Raises:
-        ValueError: scale is none of these.
+        ValueError: scale has another value.
 
     Example:
         >>> quantizer = ste.nn.BinaryQuantizer(scale="mean")
@@ -85,14 +86,14 @@ class TernaryQuantizer(_Signs):
     r"""-1, 0 or 1, times a scale, with the gradient of a surrogate: :func:`ste.ternary_sign_ste`.
 
     Args:
-        threshold: 0 is what has at most this many times the mean magnitude (TWN, arXiv:1605.04711).
-        surrogate: As there.
-        alpha: As there.
-        scale: None: 1. ``"mean"``: the mean magnitude of what is not 0, a constant to the gradient.
+        threshold: Magnitudes up to this many times the mean become 0 (TWN, arXiv:1605.04711).
+        surrogate: As in :func:`ste.ternary_sign_ste`.
+        alpha: As in :func:`ste.ternary_sign_ste`.
+        scale: None is 1. ``"mean"`` is the mean magnitude of what does not become 0, a constant for the gradient.
         axis: The dimension of x along which each index has means of its own.
 
     Raises:
-        ValueError: threshold is negative, or scale none of these.
+        ValueError: threshold is negative, or scale has another value.
 
     Example:
         >>> quantizer = ste.nn.TernaryQuantizer()
