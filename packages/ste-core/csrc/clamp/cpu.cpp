@@ -12,7 +12,7 @@ namespace ste::cpu {
 inline namespace CPU_CAPABILITY {
 namespace {
 
-// Whether a bound may be NaN, which takes more operations to find out than the clamp itself.
+// `may_be_nan`: whether a bound may be NaN. Finding out takes more operations than the clamp itself.
 template <typename T, bool may_be_nan = true>
 class Clamp {
  public:
@@ -33,7 +33,7 @@ class Clamp {
         return with_nan;
       }
     } else {
-      const auto clamped = at::vec::clamp(x, min_, max_);  // of NaN it is NaN; of a bound that is NaN, anything
+      const auto clamped = at::vec::clamp(x, min_, max_);  // NaN for an x that is NaN, anything for a bound that is
       if constexpr (may_be_nan && std::is_floating_point_v<T>) {
         return clamped | is_nan_;  // all ones are a NaN
       } else {
@@ -89,7 +89,7 @@ void clamp_row(char* y, const char* x, const char* min, const char* max, int64_t
   }
 }
 
-// A few vectors of each row: their bounds, and what depends on the bounds alone, stay in registers.
+// A few vectors of each row: their bounds, and what depends only on the bounds, stay in registers.
 template <typename T, bool may_be_nan, size_t... k>
 void clamp_columns(
     std::index_sequence<k...>, char* y, const char* x, const char* min, const char* max, int64_t i, int64_t y_stride,
@@ -105,7 +105,7 @@ void clamp_columns(
   }
 }
 
-// Rows with the same bounds, as those of channels-last activations.
+// Rows with the same bounds, like those of channels-last activations.
 template <typename T, bool may_be_nan>
 void clamp_rows(
     char* y, const char* x, const char* min, const char* max, int64_t y_stride, int64_t x_stride, int64_t size,
@@ -149,8 +149,8 @@ bool any_nan(const char* row, int64_t size) {
 template <typename T>
 void clamp(char* const* data, const int64_t* strides, int64_t size0, int64_t size1);
 
-// Rows of less than four vectors, one right after the other, with the same bounds: as many as a vector has lanes are
-// one long row, and the bounds are repeated for it.
+// Contiguous rows of less than four vectors with the same bounds. As many rows as a vector has lanes are treated as one
+// long row, for which the bounds are repeated.
 template <typename T>
 void clamp_short_rows(char* const* data, const int64_t* strides, int64_t size0, int64_t size1) {
   constexpr int64_t vector = Lanes<T>::size();
@@ -193,8 +193,7 @@ void clamp(char* const* data, const int64_t* strides, int64_t size0, int64_t siz
     }
     if (have_same_bounds && size1 >= 16 && !min_is_constant && !max_is_constant) {
       const bool may_be_nan = any_nan<T>(data[2], size0) || any_nan<T>(data[3], size0);
-      // Where the bounds take no work of their own, to load them again is cheaper than to leave the order of the
-      // memory.
+      // If the bounds take no work of their own, loading them again is cheaper than leaving the order of the memory.
       if (!is_16_bit<T> && size0 > 4 * vector) {
         const auto a_row = may_be_nan ? &clamp_row<T, false, false, true> : &clamp_row<T, false, false, false>;
         for (int64_t row = 0; row < size1; ++row) {
@@ -203,7 +202,7 @@ void clamp(char* const* data, const int64_t* strides, int64_t size0, int64_t siz
         return;
       }
       const auto rows = may_be_nan ? &clamp_rows<T, true> : &clamp_rows<T, false>;
-      // As many at a time as stay in the cache until their last column has been taken.
+      // As many rows at a time as stay in the cache until their last column is done.
       const int64_t block = size0 <= 4 * vector ? size1 : std::max<int64_t>(16, (1 << 13) / bytes);
       for (int64_t row = 0; row < size1; row += block) {
         rows(

@@ -5,8 +5,8 @@
 namespace ste::element {
 inline namespace CPU_CAPABILITY {
 
-// A NaN of x is kept, and so is x beside a bound that equals it: a zero keeps its sign. A bound that is NaN gives NaN.
-// (at::vec has one for vectors.)
+// Keeps a NaN of x, and an x that equals a bound, so that a zero keeps its sign. A NaN bound gives NaN. (at::vec has
+// the clamp for vectors.)
 template <typename T>
   requires(!Vector<T>)
 C10_HOST_DEVICE inline T clamp(T x, T min_val, T max_val) {
@@ -21,7 +21,8 @@ struct ClampGradient {
   V max_val;
 };
 
-// The gradient goes to the one argument that the result belongs to; to x at a bound, and to none where one is NaN.
+// The gradient goes to the one argument that the result belongs to; at a bound to x, and where one of them is NaN to
+// none.
 template <typename V>
 C10_HOST_DEVICE inline ClampGradient<V> clamp_backward(V g, V x, V min_val, V max_val) {
   const V zero(0);

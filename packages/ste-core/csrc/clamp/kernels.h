@@ -4,17 +4,17 @@
 
 namespace ste {
 
-// On CPUs; ATen has the rest. The numbers are the bounds.
+// For CPUs only, elsewhere ATen's is used. The numbers are the bounds.
 struct ScalarClampKernel : Forward<0, Number, Number> {
   static const Loops DEFAULT, AVX2, AVX512;
 };
 
-// On CPUs; ATen has the rest. The arguments are the bounds, in x's dtype.
+// For CPUs only, elsewhere ATen's is used. The arguments are the bounds, in x's dtype.
 struct TensorClampKernel : Forward<2> {
   static const Loops DEFAULT, AVX2, AVX512;
 };
 
-// The arguments are the bounds; all is of one floating dtype.
+// The arguments are the bounds. All tensors have the same floating-point dtype.
 struct ClampBackwardKernel : Backward<> {
   static const Loops DEFAULT, AVX2, AVX512;
   static Cuda cuda;

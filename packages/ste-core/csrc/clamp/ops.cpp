@@ -1,5 +1,5 @@
-// scalar_clamp_ste, tensor_clamp_ste, and tensor_clamp, which is differentiable in x and in both bounds, by a rule of
-// its own. (torch.clamp's rule at a bound is not the same in every torch: 1 in 2.13; 0 or one half in 2.14.)
+// scalar_clamp_ste, tensor_clamp_ste, and tensor_clamp, which is differentiable in x and in both bounds, with its own
+// rule at a bound. (torch.clamp's gradient there depends on the version: 1 in 2.13; 0 or one half in 2.14.)
 #include "clamp.h"
 #include "kernels.h"
 
@@ -68,7 +68,7 @@ class TensorClampBackward final : public torch::autograd::Node {
       return {std::move(to_x), std::move(to_min), std::move(to_max)};
     }
     const Owner owner(x, min_val, max_val);
-    auto widest = at::kFloat;  // or wider: between threads, torch would round a sum of 16 bits
+    auto widest = at::kFloat;  // or wider: torch would round 16-bit sums between threads
     for (const auto dtype : {x.scalar_type(), min_val.scalar_type(), max_val.scalar_type()}) {
       widest = c10::promoteTypes(widest, dtype);
     }

@@ -11,7 +11,7 @@
 
 namespace ste::cuda {
 
-// To give to the kernels of memory/cuda_forward.cuh.
+// For the kernels of memory/cuda_forward.cuh.
 template <typename T, typename W, typename Ends>
 struct FakeQuantize {
   Ends ends;
@@ -21,7 +21,8 @@ struct FakeQuantize {
   }
 };
 
-// The same, with a number from 0 to 1 for each element, of any layout: `Ends(ends)` are those in what is computed in.
+// The same, with a random number for each element, in any layout. `Ends(ends)` are the ends in the dtype of the
+// computation.
 template <template <typename> typename EndsIn, typename Ends>
 at::Tensor fake_quantize_at_random(const at::Tensor& x, const Arguments<3>& arguments, const Ends& ends) {
   const c10::cuda::CUDAGuard guard(x.device());

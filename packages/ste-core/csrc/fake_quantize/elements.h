@@ -12,7 +12,7 @@
 namespace ste::element {
 inline namespace CPU_CAPABILITY {
 
-// The zero point of a grid with none, for the kernels that gain by it. Its scale is positive and finite.
+// A zero point of 0, for kernels that gain from knowing it. The scale of such a grid is positive and finite.
 struct Zero {};
 
 template <typename V>
@@ -25,7 +25,7 @@ C10_HOST_DEVICE inline V operator-(V v, Zero) {
   return v;
 }
 
-// A grid of integers: where it lies, and where it ends; and what a gradient's mask tests.
+// A grid of integers: its scale, its zero point and its ends; and what a gradient's mask tests.
 template <typename V, typename ZeroPoint = V, Inside inside = Inside::rounded>
 struct Grid {
   V scale;
@@ -34,7 +34,7 @@ struct Grid {
   V quant_max;
 };
 
-// The ends in the dtype that is computed in.
+// The ends, in the dtype of the computation.
 template <typename W, Inside inside = Inside::rounded>
 struct EndsIn {
   static constexpr bool has_zero_point = true;
@@ -51,8 +51,7 @@ struct EndsIn {
   W quant_max;
 };
 
-// Calls the function with the grid as vectors: without a zero point where there is none, which spares its loops that
-// work.
+// Calls the function with the grid as vectors; without a zero point if that is 0, which saves its loops some work.
 template <typename V, typename W, Inside inside, typename Function>
 inline void with_vectors(const Grid<W, W, inside>& grid, const Function& function) {
   const V scale(grid.scale);
@@ -65,7 +64,7 @@ inline void with_vectors(const Grid<W, W, inside>& grid, const Function& functio
   }
 }
 
-// Of x / scale, rounded.
+// `rounded` is x / scale, rounded.
 template <typename V, typename ZeroPoint, Inside inside>
 C10_HOST_DEVICE inline V fake_quantize_rounded(V rounded, const Grid<V, ZeroPoint, inside>& grid) {
   const V shifted = rounded + grid.zero_point;

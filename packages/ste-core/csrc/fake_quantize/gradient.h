@@ -1,8 +1,9 @@
-// What the ops to a grid and back share: the autograd node, the tangent, and how parameters reach the kernels.
+// What the ops that put x on a grid and back share: the autograd node, the tangent, and how parameters reach the
+// kernels.
 //
-// `Settings` is all that is no tensor among an op's arguments: with `grad_scale`; `ends_in(dtype)` and
+// `Settings` holds an op's arguments that are not tensors. It has `grad_scale`; `ends_in(dtype)` and
 // `second_argument(zero_point, step, dtype)`, for `Settings::BackwardKernel`; and `Settings::Slopes`, the derivatives
-// by operations of torch.
+// as torch operations.
 #pragma once
 
 #include "../memory/backward.h"
@@ -37,7 +38,8 @@ void convert_to(const at::Tensor& to, const at::Tensor& from) {
   });
 }
 
-// What the kernels take and give, in another dtype. For a few numbers `to` takes as long as all of the rest of a call.
+// An input or an output of a kernel, in another dtype. For a few numbers, `to` takes as long as all of the rest of a
+// call.
 inline MaybeOwnedTensor converted(const at::Tensor& dense, at::ScalarType dtype) {
   constexpr int64_t few = 1024;
   const auto type = dense.scalar_type();
@@ -53,9 +55,9 @@ inline MaybeOwnedTensor converted(const at::Tensor& dense, at::ScalarType dtype)
   return MaybeOwnedTensor::owned(std::move(result));
 }
 
-// x, to a compiler another tensor than that of the forward. If it finds the same operations in both, it keeps for the
-// backward what they have given, a mask and a difference for each quantizer, and not x, which is less: and those in a
-// layout that makes the step of a convolutional network twice as long.
+// x, as a tensor that a compiler does not identify with the forward's. If it finds the same operations in the forward
+// and the backward, it saves their results, a mask and a difference for each quantizer, instead of x, which is smaller;
+// and it saves them in a layout with which the step of a convolutional network takes twice as long.
 inline at::Tensor computed_again_from(const at::Tensor& x) {
   return x.detach().expand_symint(x.sym_sizes());
 }

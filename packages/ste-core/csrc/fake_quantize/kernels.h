@@ -8,26 +8,26 @@ namespace ste {
 // rounded, as LSQ's equations do.
 enum class Inside { rounded, scaled };
 
-// The ends of a grid of integers, in the dtype that is computed in, which holds both exactly.
+// The ends of a grid of integers, as values that the dtype of the computation holds exactly.
 struct Ends {
   double quant_min;
   double quant_max;
   Inside inside = Inside::rounded;
 };
 
-// The arguments are the scale and the zero point, in float, or in double where x is.
+// The arguments are the scale and the zero point, in float, or in double if x is.
 struct FakeQuantizeKernel : Forward<2, Ends> {
   static const Loops DEFAULT, AVX2, AVX512;
   static Cuda cuda;
 };
 
-// And a number from 0 to 1 for each element of x.
+// The third argument is a random number for each element of x.
 struct FakeQuantizeAtRandomKernel : Forward<3, Ends> {
   static const Loops DEFAULT, AVX2, AVX512;
   static Cuda cuda;
 };
 
-// The arguments are those of the first.
+// The arguments are those of FakeQuantizeKernel.
 struct FakeQuantizeBackwardKernel : Backward<Ends> {
   static const Loops DEFAULT, AVX2, AVX512;
   static Cuda cuda;

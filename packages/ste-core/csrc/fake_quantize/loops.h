@@ -1,7 +1,7 @@
-// The loops of x on a grid, whatever kind of grid that is: `Ends` are what all of its grids have in common, in the
-// dtype that is computed in, and `ends.grid(scale, zero_point)` is one of them, of numbers or of vectors.
+// The loops for x on a grid of any kind. `Ends` is what all grids of a kind have in common, in the dtype of the
+// computation, and `ends.grid(scale, zero_point)` is one of them, of numbers or of vectors.
 //
-// Compiled as vectors.h is.
+// Compiled like vectors.h.
 #pragma once
 
 #include "../memory/blocks.h"
@@ -15,18 +15,18 @@ namespace ste::cpu {
 inline namespace CPU_CAPABILITY {
 namespace {
 
-// The quotients of a row by one number. They are one step ahead of what is made of them: a division takes long, and the
-// processor goes on with the rest.
+// The quotients of a row by one number. They are computed one step ahead of their use: a division takes long, and the
+// processor does the rest in the meantime.
 template <typename T>
 class Quotients {
  public:
   using W = at::opmath_type<T>;
 
-  // Of four vectors or more.
+  // For a row of at least four vectors.
   Quotients(const T* x, int64_t size, const Vectorized<W>& divisor)
       : x_(x), last_(size - kStep), divisor_(divisor), next_(at(0)) {}
 
-  // Those from element i on, in order.
+  // Four vectors from element i on. To be called in order.
   Four<W> from(int64_t i) {
     const auto result = next_;
     next_ = at(std::min(i + kStep, last_));
@@ -155,7 +155,7 @@ void fake_quantize(char* const* data, const int64_t* strides, int64_t size0, int
   }
 }
 
-// The arguments are the scale, the zero point and a number from 0 to 1 for each element.
+// The arguments are the scale, the zero point and a random number for each element.
 template <typename T, typename Ends>
 void fake_quantize_at_random(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Ends ends) {
   const auto value = [&](const auto& x, const auto& scale, const auto& zero_point, const auto& random) {
@@ -164,7 +164,7 @@ void fake_quantize_at_random(char* const* data, const int64_t* strides, int64_t 
   with_arguments<T, 3>(data, strides, size0, size1, value);
 }
 
-// A row with one scale and one zero point: the gradient to x, and the sums of those to the others.
+// A row with one scale and one zero point: the gradient to x, and the sums of the other two gradients.
 template <typename T, typename Grid, bool has_x, bool has_scale, bool has_zero_point>
 void fake_quantize_backward_row(
     char* to_x, char* to_scale, char* to_zero_point, const char* g_row, const char* x_row, const Grid& grid,
@@ -177,7 +177,7 @@ void fake_quantize_backward_row(
   element::with_vectors<Vectorized<W>>(grid, [&](const auto& grids) {
     Sum<W> of_scale;
     Sum<W> of_zero_point;
-    // `counted` is what of the terms goes into the sums.
+    // `counted` selects what of the terms goes into the sums.
     const auto take = [&](const T* from, const Four<W>& scaled, T* result, const auto& counted)
                           C10_ALWAYS_INLINE_ATTRIBUTE {
                             const auto gs = load_four(from);
@@ -211,7 +211,7 @@ void fake_quantize_backward_row(
       }
     }
     if (i < size) {
-      // Not even with a gradient of 0 may the places past the end be counted: of a scale that is infinite it is NaN.
+      // The lanes past the end must not be counted, even with a gradient of 0: if the scale is infinite, they are NaN.
       std::array<T, step> rest_of_g{};
       std::array<T, step> rest_of_x{};
       std::array<T, step> is_rest{};

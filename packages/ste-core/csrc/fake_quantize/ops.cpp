@@ -1,4 +1,4 @@
-// fake_quantize: to a grid of integers and back, differentiable in x, in the scale and in the zero point.
+// fake_quantize: x on a grid of integers and back, differentiable in x, in the scale and in the zero point.
 #include "elements.h"
 #include "gradient.h"
 #include "kernels.h"
@@ -30,7 +30,7 @@ namespace {
 
 struct Slopes;
 
-// What is no tensor among the arguments.
+// The arguments that are not tensors.
 struct Settings {
   using BackwardKernel = FakeQuantizeBackwardKernel;
   using Slopes = ste::Slopes;
@@ -49,14 +49,14 @@ struct Settings {
         end_in_dtype(Side::max, quant_max.guard_int(__FILE__, __LINE__), dtype), inside};
   }
 
-  // The zero point: 0 where there is none.
+  // The zero point; 0 if there is none.
   static MaybeOwnedTensor second_argument(
       const OptionalTensor& zero_point, const at::Tensor& scale, at::ScalarType dtype) {
     if (zero_point) {
       return converted(*zero_point, dtype);
     }
     return MaybeOwnedTensor::owned(
-        scale.is_cpu() ? at::detail::scalar_tensor_static(0, dtype, at::kCPU)  // at::zeros without what takes its time
+        scale.is_cpu() ? at::detail::scalar_tensor_static(0, dtype, at::kCPU)  // at::zeros without what makes it slow
                        : at::zeros({}, scale.options().dtype(dtype)));
   }
 
@@ -66,13 +66,13 @@ struct Settings {
   Inside inside;
 };
 
-// To look at the value of a compiler's symbol would specialize the graph to it.
+// Looking at the value of a compiler's symbol would specialize the graph to it.
 bool is_one(const at::Scalar& factor) {
   return !factor.isSymbolic() && factor.toDouble() == 1;
 }
 
-// The parameter, to which the gradient is multiplied by a factor. 1 less a sign that is 1 everywhere is 0, and has a
-// gradient, where the parameter is not finite too.
+// The parameter, with a gradient that is multiplied by a factor. 1 minus a sign that is 1 everywhere is 0, and has a
+// gradient even if the parameter is not finite.
 at::Tensor with_gradient_times(const at::Scalar& factor, const at::Tensor& parameter, at::ScalarType dtype) {
   const auto wide = in_dtype(parameter, dtype);
   return is_one(factor) ? wide : wide.detach() - (1 - binary_sign_ste(wide, 1)) * factor;
@@ -86,7 +86,7 @@ at::Tensor less(const at::Tensor& q, const OptionalTensor& zero_point) {
   return zero_point ? q - *zero_point : q;
 }
 
-// x on the grid, by operations of torch, in the dtype that it is computed in.
+// x on the grid as torch operations, in the dtype of the computation.
 struct Grid {
   Grid(
       const at::Tensor& x, const at::Tensor& step, const OptionalTensor& shift, const OptionalTensor& random,
@@ -97,7 +97,7 @@ struct Grid {
         scaled(in_dtype(x, dtype) / scale) {
     const auto rounded = random ? round_at_random(scaled, *random) : at::round(scaled);
     const auto sum = zero_point ? rounded + *zero_point : rounded;
-    // There is no -0. (To add 0 gives that too, but the exporter to ONNX leaves out what adds a constant 0.)
+    // There is no -0. (Adding 0 would do too, but the ONNX exporter drops the addition of a constant 0.)
     shifted = at::where(sum.eq(0), 0, sum);
     const auto end = [&](Side side, const c10::SymInt& value) {
       const auto known = value.maybe_as_int();
@@ -121,7 +121,7 @@ struct Grid {
   at::Tensor q;
 };
 
-// The derivatives around a grid of values, which are no functions of the arguments.
+// The derivatives, from a grid of values that are not functions of the arguments.
 struct Slopes : Grid {
   Slopes(
       const at::Tensor& x, const at::Tensor& step, const OptionalTensor& shift, const OptionalTensor& random,
@@ -135,7 +135,7 @@ struct Slopes : Grid {
     }
   }
 
-  // By the scale, which is a function of the zero point outside of the range, and the other way round.
+  // Outside of the range, the derivative by the scale is a function of the zero point, and the other way round.
   at::Tensor by_scale(const OptionalTensor& original, const at::Scalar& grad_scale) const {
     const auto outside = original ? OptionalTensor(with_gradient_times(grad_scale, *original, dtype)) : std::nullopt;
     return at::where(is_inside, less(q, zero_point) - scaled, less(q, outside));

@@ -18,7 +18,7 @@
 namespace ste::element {
 inline namespace CPU_CAPABILITY {
 
-// What becomes max beyond it, for the kernels that gain by knowing.
+// Values beyond max become max, for kernels that gain from knowing it.
 struct Saturates {};
 
 // The numbers of a floating-point format, times a scale.
@@ -26,14 +26,14 @@ template <typename V, typename Overflow = V>
 struct FloatGrid {
   V scale;
   V least;
-  V shift;  // times a power of two, what has no bits below the format's, as a sum with a number below twice that power
-  V step;   // times a power of two, the distance of the numbers from there to twice that power
+  V shift;  // times a power of two, leaves no bits below the format's when added to a number below twice that power
+  V step;   // times a power of two, the distance between the numbers from that power to twice it
   V max;
   V limit;
   Overflow overflow;
 };
 
-// The format in the dtype that is computed in.
+// The format, in the dtype of the computation.
 template <typename W>
 struct FloatEndsIn {
   static constexpr bool has_zero_point = false;
@@ -73,8 +73,8 @@ inline void with_vectors(const FloatGrid<W>& grid, const Function& function) {
   }
 }
 
-// The largest power of two that is no more than a number from 0 to the limit, or the least where that is more. (The
-// bits of an infinity are those of the exponent.)
+// The largest power of two that is at most x, a number from 0 to the limit; `least` if x is smaller. (The bits of an
+// infinity are those of the exponent.)
 template <typename V>
 C10_HOST_DEVICE C10_ALWAYS_INLINE V power_within(V x, V least, V /*limit*/) {
   const V infinity = constant<V>(std::numeric_limits<double>::infinity());
@@ -105,21 +105,21 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE V with_sign_of(V size, V x) {
   }
 }
 
-// The number of the format, without a largest exponent, that is nearest to a magnitude: of two the one with an even
-// last bit.
+// The number of the format that is nearest to a magnitude, as if there were no largest exponent. Ties go to the number
+// whose last bit is 0.
 template <typename V, typename Overflow>
 C10_HOST_DEVICE C10_ALWAYS_INLINE V round_magnitude(V size, const FloatGrid<V, Overflow>& grid) {
   const V raised = power_within(size, grid.least, grid.limit) * grid.shift;
   return (size + raised) - raised;
 }
 
-// The same of what is at most a bound.
+// The same for the magnitude of x, clamped to a bound.
 template <typename V, typename Overflow>
 C10_HOST_DEVICE C10_ALWAYS_INLINE V round_to_format(V x, V bound, const FloatGrid<V, Overflow>& grid) {
   return round_magnitude(at_most(absolute(x), bound), grid);
 }
 
-// The same, but one of the two numbers around x, by chance.
+// The same, but stochastic: one of the two numbers around x.
 template <typename V, typename Overflow>
 C10_HOST_DEVICE C10_ALWAYS_INLINE V round_to_format_at_random(V x, V random, const FloatGrid<V, Overflow>& grid) {
   const V held = at_most(absolute(x), grid.limit);
@@ -127,7 +127,7 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE V round_to_format_at_random(V x, V random, con
   return absolute(round_at_random(with_sign_of(held, x) / step, random)) * step;
 }
 
-// Of its magnitude, so rounded, the number of the format.
+// The number of the format, from x's rounded magnitude.
 template <typename V, typename Overflow>
 C10_HOST_DEVICE C10_ALWAYS_INLINE V within_format(V size, V x, const FloatGrid<V, Overflow>& grid) {
   if constexpr (std::is_same_v<Overflow, Saturates>) {

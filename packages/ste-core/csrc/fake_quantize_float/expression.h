@@ -1,4 +1,4 @@
-// The numbers of a floating-point format, by operations of torch.
+// The numbers of a floating-point format, as torch operations.
 #pragma once
 
 #include "elements.h"
@@ -15,7 +15,7 @@
 
 namespace ste {
 
-// Of elements as tensors, which have no bits: by comparisons, each with half of the exponents that are left.
+// For tensors, whose bits are out of reach: by comparisons, each of which halves the exponents that are left.
 inline Expression power_within(const Expression& x, const Expression& least, const Expression& limit) {
   const int exponents = std::ilogb(limit.number().toDouble()) - std::ilogb(least.number().toDouble());
   auto power = at::full_like(x.tensor(), least.number());
@@ -26,7 +26,7 @@ inline Expression power_within(const Expression& x, const Expression& least, con
   return Expression(power);
 }
 
-// Not at::copysign, which is no operator of ONNX.
+// Not at::copysign, which is not an operator of ONNX.
 inline Expression with_sign_of(const Expression& size, const Expression& x) {
   const auto& to = size.tensor();
   const auto& from = x.tensor();

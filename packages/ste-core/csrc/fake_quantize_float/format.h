@@ -1,4 +1,4 @@
-// Floating-point formats of few bits, by name or by what they consist of. ste/_float_format.py has the same.
+// Floating-point formats of few bits, by name or by their parts. ste/_float_format.py has the same.
 #pragma once
 
 #include "kernels.h"
@@ -33,7 +33,7 @@ struct FloatFormat {
 };
 
 struct NamedFormat {
-  std::string_view prefix;  // with which the name may be given, as ml_dtypes has it
+  std::string_view prefix;  // that the name may have, as in ml_dtypes
   std::string_view name;
   FloatFormat format;
 };
@@ -48,7 +48,7 @@ constexpr std::array<NamedFormat, 7> kFormats{{
     {"float4_", "e2m1fn", {2, 1, 1, 6}},
 }};
 
-// What a string begins with, a text or a number, and then does not.
+// These take a text or a number off the beginning of a string.
 inline bool skip(std::string_view& text, std::string_view expected) {
   const bool found = text.starts_with(expected);
   text.remove_prefix(found ? expected.size() : 0);
@@ -62,7 +62,7 @@ bool take(std::string_view& text, Value& value) {
   return error == std::errc();
 }
 
-// One that float holds with all of its bits, and that ends with a number of its own.
+// Whether float holds all numbers of the format exactly, and max is one of them.
 inline bool is_valid(const FloatFormat& format) {
   if (format.exponent_bits < 1 || format.exponent_bits > 8 || format.mantissa_bits < 0 || format.mantissa_bits > 10 ||
       std::abs(format.bias) > 62 || !(format.max > 0) || format.max >= std::ldexp(1.0, 64)) {
@@ -73,7 +73,7 @@ inline bool is_valid(const FloatFormat& format) {
   return exponent + format.bias < 1 << format.exponent_bits && std::fmod(format.max, last) == 0;
 }
 
-// As ste.FloatFormat writes itself: e3m4:bias=3:max=15.5, and :inf where it has an infinity.
+// Parses what str gives for a ste.FloatFormat: e3m4:bias=3:max=15.5, and :inf if it has an infinity.
 inline std::optional<FloatFormat> parsed(std::string_view text) {
   FloatFormat format{};
   if (!(skip(text, "e") && take(text, format.exponent_bits) && skip(text, "m") && take(text, format.mantissa_bits) &&
@@ -84,7 +84,7 @@ inline std::optional<FloatFormat> parsed(std::string_view text) {
   return text.empty() && is_valid(format) ? std::optional(format) : std::nullopt;
 }
 
-// `argument` is what the op calls it, and `others` what else that takes.
+// `argument` is what the op calls it, and `others` is what else the op accepts.
 inline FloatFormat format_of(
     const char* op, c10::string_view name, const char* argument = "format", const char* others = "") {
   const std::string_view text(name.data(), name.size());

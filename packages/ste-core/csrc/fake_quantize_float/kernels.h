@@ -4,7 +4,7 @@
 
 namespace ste {
 
-// What there is of a floating-point format, as numbers that float holds, and double.
+// A floating-point format, as numbers that both float and double hold.
 struct FloatEnds {
   int mantissa_bits;
   double least;     // the smallest power of two that has all of those bits
@@ -13,19 +13,19 @@ struct FloatEnds {
   double overflow;  // what a magnitude beyond it becomes
 };
 
-// The arguments are the scale, in float, or in double where x is, and once more the scale.
+// The arguments are the scale, in float, or in double if x is, and the scale once more.
 struct FakeQuantizeFloatKernel : Forward<2, FloatEnds> {
   static const Loops DEFAULT, AVX2, AVX512;
   static Cuda cuda;
 };
 
-// And a number from 0 to 1 for each element of x.
+// The third argument is a random number for each element of x.
 struct FakeQuantizeFloatAtRandomKernel : Forward<3, FloatEnds> {
   static const Loops DEFAULT, AVX2, AVX512;
   static Cuda cuda;
 };
 
-// The arguments are those of the first.
+// The arguments are those of FakeQuantizeFloatKernel.
 struct FakeQuantizeFloatBackwardKernel : Backward<FloatEnds> {
   static const Loops DEFAULT, AVX2, AVX512;
   static Cuda cuda;

@@ -1,4 +1,4 @@
-// fake_quantize_float: to the numbers of a floating-point format and back, differentiable in x and in the scale.
+// fake_quantize_float: x on the grid of a floating-point format and back, differentiable in x and in the scale.
 #include "expression.h"
 #include "format.h"
 #include "kernels.h"
@@ -21,7 +21,7 @@ namespace {
 
 struct Slopes;
 
-// What is no tensor among the arguments.
+// The arguments that are not tensors.
 struct Settings {
   using BackwardKernel = FakeQuantizeFloatBackwardKernel;
   using Slopes = ste::Slopes;
@@ -41,7 +41,7 @@ struct Settings {
   at::Scalar grad_scale;
 };
 
-// x on the grid, by operations of torch, in the dtype that it is computed in.
+// x on the grid as torch operations, in the dtype of the computation.
 struct Grid {
   Grid(const at::Tensor& x, const at::Tensor& step, const OptionalTensor& random, const FloatEnds& ends)
       : dtype(computed_in(x)), scale(in_dtype(step, dtype)), scaled(in_dtype(x, dtype) / scale) {
@@ -60,7 +60,7 @@ struct Grid {
   at::Tensor is_inside;
 };
 
-// The derivatives around a grid of values, which are no functions of the arguments.
+// The derivatives, from a grid of values that are not functions of the arguments.
 struct Slopes : Grid {
   Slopes(
       const at::Tensor& x, const at::Tensor& step, const OptionalTensor& /*zero_point*/, const OptionalTensor& random,
@@ -71,7 +71,7 @@ struct Slopes : Grid {
     return q - at::where(is_inside, scaled, 0);
   }
 
-  // There is none.
+  // There is no zero point.
   static at::Tensor by_zero_point(const at::Tensor& /*scale*/, const at::Scalar& /*grad_scale*/) { return {}; }
 };
 

@@ -7,7 +7,7 @@
 namespace ste::element {
 inline namespace CPU_CAPABILITY {
 
-// The integer next to x, of two the even one.
+// The integer nearest to x; ties go to the even one.
 template <typename T>
 C10_HOST_DEVICE inline T round_half_even(T x) {
   return std::rint(x);
@@ -27,11 +27,11 @@ C10_HOST_DEVICE inline V round_below(V x) {
   }
 }
 
-// The integer below x, or the next one where a number from 0 to 1 is less than the distance of x from it.
+// The integer below x, or the next one where the random number is less than the distance of x from it.
 template <typename V>
 C10_HOST_DEVICE inline V round_at_random(V x, V random) {
   const V below = round_below(x);
-  return select(x - below > random, below + V(1), below);  // which, of tensors, lies as x does
+  return select(x - below > random, below + V(1), below);  // in x's memory format, if it is a tensor
 }
 
 }  // namespace CPU_CAPABILITY

@@ -7,12 +7,12 @@ namespace ste {
 // Which integer a number becomes.
 enum class Integer { nearest, above, below, toward_zero };
 
-// Of float and double, on CPUs; ATen has the rest.
+// For float and double on CPUs; elsewhere ATen's is used.
 struct ToIntegerKernel : Forward<0, Integer> {
   static const Loops DEFAULT, AVX2, AVX512;
 };
 
-// The argument is a number from 0 to 1 for each element, in float, or in double where x is.
+// The argument is a random number for each element, in float, or in double if x is.
 struct StochasticRoundKernel : Forward<1> {
   static const Loops DEFAULT, AVX2, AVX512;
   static Cuda cuda;

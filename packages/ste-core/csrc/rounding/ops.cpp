@@ -34,8 +34,8 @@ at::Tensor trunc(const at::Tensor& x) {
   return at::trunc(x);
 }
 
-// What most tensors are takes no TensorIterator here, which for a small one is a fifth of a call; and at::trunc of
-// these two dtypes takes 24 times as long as at::round.
+// For most tensors this needs no TensorIterator, which is a fifth of a call for a small one; and for these two dtypes,
+// at::trunc takes 24 times as long as at::round.
 template <auto composite, Integer which>
 at::Tensor to_integer(const at::Tensor& x) {
   return has_kernel<ToIntegerKernel>(x) ? run_forward<ToIntegerKernel>(x, {}, which) : composite(x);

@@ -8,7 +8,7 @@
 namespace ste {
 namespace {
 
-// A copy in either case: the dtype of what is not floating is not soft's.
+// A copy in either case: if hard is not floating-point, its dtype is not soft's.
 at::Tensor copy_of_hard(const at::Tensor& hard, const at::Tensor& soft) {
   return hard.is_floating_point() ? hard.clone() : hard.to(soft.scalar_type());
 }
@@ -25,7 +25,7 @@ struct GradientToSoft {
     namespace autograd = torch::autograd;
     at::Tensor y = below();
     if (autograd::compute_requires_grad(soft)) {
-      // The engine casts what arrives to soft's dtype.
+      // The autograd engine casts the incoming gradient to soft's dtype.
       const auto node = make_node<StraightThroughBackward>();
       node->set_next_edges(autograd::collect_next_edges(soft));
       autograd::set_history(y, node);
