@@ -1,4 +1,4 @@
-// Blocks by operations of torch, for compilers and for tensors that are not plain.
+// Blocks as torch operations, for compilers and for tensors that are not plain.
 #pragma once
 
 #include "kernels.h"
@@ -27,25 +27,25 @@ namespace ste {
 // How blocks lie along x.
 struct BlockPlace {
   c10::SymInt block;  // -1: the whole of the dimension
-  int64_t dim;        // from 0 on
+  int64_t dim;        // counted from 0
 };
 
-// x, with what lies beside it.
+// x, and the tensors that go with it.
 struct BlockTensors {
   at::Tensor x;
   OptionalTensor tensor_scale;
   OptionalTensor random;
 
-  // `function` of what has x's shape.
+  // Applies `function` to the tensors of x's shape.
   template <typename Function>
   BlockTensors map(const OptionalTensor& other_scale, const Function& function) const {
     return {function(x), other_scale, random ? OptionalTensor(function(*random)) : std::nullopt};
   }
 };
 
-// Where x has whole blocks, they get a dimension of their own, and what is left at the end is a piece by itself: an
-// index that is divided by a size it is no multiple of is what torch 2.13's inductor gets wrong for CPUs.
-// `of_piece(tensors, axis)` has one block along the axis. There is one at least.
+// Whole blocks get a dimension of their own, and the rest at the end is a piece by itself: where an index is divided by
+// a size that it is not a multiple of, torch 2.13's inductor generates wrong code for CPUs. `of_piece(tensors, axis)`
+// gets one block along the axis. There is at least one block.
 template <typename Function>
 at::Tensor by_blocks(const BlockTensors& tensors, const BlockPlace& place, const Function& of_piece) {
   const auto& x = tensors.x;
@@ -81,7 +81,7 @@ at::Tensor by_blocks(const BlockTensors& tensors, const BlockPlace& place, const
   return at::cat({of_head, of_piece(tail, dim)}, dim);
 }
 
-// x of one block along an axis, in the dtype that it is computed in.
+// x with one block along an axis, in the dtype of the computation.
 class BlockGrid {
  public:
   BlockGrid(const BlockTensors& tensors, int64_t axis, const BlockSettings& settings)
@@ -106,7 +106,7 @@ class BlockGrid {
   const at::Tensor& is_inside() const { return is_inside_; }
 
  private:
-  // As a tensor: by a number, CUDA's division is a product with the reciprocal.
+  // A tensor, because CUDA multiplies by the reciprocal to divide by a number.
   static at::Tensor constant(double value, const at::Tensor& beside) {
     return at::scalar_tensor(value, beside.options().layout(at::kStrided));
   }
@@ -133,8 +133,8 @@ class BlockGrid {
     return at::where(largest.eq(0), 0, at::where(largest.eq(largest), scale, NAN));
   }
 
-  // By a comparison for each of e4m3fn's exponents. There are fewer in round_to_format, each of the result of the one
-  // before; compilers, which write out what goes before each time, take a minute for those where much follows.
+  // With a comparison for each of e4m3fn's exponents. round_to_format makes fewer comparisons, each of the result of
+  // the one before. Compilers write out all that comes before at each of these, and take a minute if much follows.
   at::Tensor two_level_scale(const at::Tensor& scale, const at::Tensor& tensor_scale) const {
     const auto scaled = scale / tensor_scale;
     const auto size = at::clamp_max(at::abs(scaled), 448);
@@ -147,7 +147,8 @@ class BlockGrid {
     return at::where(scale.eq(0), 0, at::where(scaled.lt(0), -q, q) * tensor_scale);
   }
 
-  // As in elements.h, with the power by comparisons: among all sixteenth powers first, then from one to the next.
+  // As in elements.h, but the power is found by comparisons: first with every sixteenth power, then with those in
+  // between.
   at::Tensor power_of_two(const at::Tensor& number, double unit) const {
     const bool is_double = dtype_ == at::kDouble;
     const double epsilon = is_double ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
@@ -193,7 +194,7 @@ class BlockGrid {
     const auto shifted = is_symmetric ? rounded : rounded + zero_point_;
     const auto clamped = at::clamp(shifted, low, ends.max);
     is_inside_ = shifted.eq(clamped);
-    // There is no -0. (To add 0 gives that too, but the exporter to ONNX leaves out what adds a constant 0.)
+    // There is no -0. (Adding 0 would do too, but the ONNX exporter drops the addition of a constant 0.)
     q_ = is_symmetric ? at::where(clamped.eq(0), 0, clamped) : clamped - zero_point_;
   }
 

@@ -1,4 +1,5 @@
-// Blocks are taken some at a time: what stands in a first-level cache is read for the scales and then quantized.
+// The loops take a few blocks at a time: as many as stay in the first-level cache from the reading for the scales to
+// the quantization.
 #include "elements.h"
 #include "kernels.h"
 #include "quantized.h"
@@ -13,12 +14,12 @@ namespace ste::cpu {
 inline namespace CPU_CAPABILITY {
 namespace {
 
-// As many numbers as are taken at a time, and what a vector may write beyond their end.
+// As many numbers as the loops take at a time, and what a vector may write beyond their end.
 constexpr int64_t kChunk = 4096;
 template <typename W>
 using Buffer = std::array<W, kChunk + 32>;
 
-// The scales of some blocks, or of some columns.
+// The scales of a few blocks or columns.
 template <typename W, int64_t n>
 struct Scales {
   void set(int64_t i, const element::BlockScale<Vectorized<W>>& of) {
@@ -32,7 +33,7 @@ struct Scales {
   std::array<W, n> zero_point;
 };
 
-// What is done with numbers that lie one after the other, in the dtype that is computed in.
+// The work on contiguous numbers, in the dtype of the computation.
 template <typename W, typename Kind, bool is_backward>
 class Blocks {
  public:
@@ -49,7 +50,7 @@ class Blocks {
         element::with_plain_nan(zero_point)};
   }
 
-  // Lane k is that of the k-th of `of`.
+  // Lane k has the scale from the k-th result of `of`.
   template <typename OfBlock>
   C10_ALWAYS_INLINE element::BlockScale<V> scales(int64_t first, const OfBlock& of, W tensor_scale) const {
     return scale(paired<kLanes>(first, of), V(tensor_scale));
@@ -83,7 +84,7 @@ class Blocks {
     }
   }
 
-  // The same of whole blocks of whole vectors of T.
+  // The same for whole blocks that consist of whole vectors of T.
   template <typename T>
   void group_of_vectors(const T* x, const T* g, T* y, int64_t blocks, int64_t block, W tensor_scale) const {
     Scales<W, BlockTask::kGroup> scales;
@@ -106,7 +107,7 @@ class Blocks {
     }
   }
 
-  // As many neighbors of one row of a block in columns.
+  // `count` neighbors in one row of a block of columns.
   void quantize_columns(
       const W* x, const W* g, W* y, int64_t count, const Scales<W, BlockTask::kColumns>& scales) const {
     for_vectors<W>(0, count, [&](int64_t i, auto size) {
@@ -118,13 +119,13 @@ class Blocks {
   }
 
  private:
-  // Lane k is that of the k-th of some. (By recursion, what is not paired yet stays in registers.)
+  // Lane k has the k-th of `count` results. (With recursion, what is not paired yet stays in registers.)
   template <int64_t count, typename OfBlock>
   C10_ALWAYS_INLINE static Of paired(int64_t first, const OfBlock& of) {
     if constexpr (count == 1) {
       return of(first);
     } else {
-      const Of a = paired<count / 2>(first, of);  // in the order in which they lie in memory
+      const Of a = paired<count / 2>(first, of);  // in the order of the memory
       return Of::paired(a, paired<count / 2>(first + count / 2, of));
     }
   }
@@ -147,14 +148,14 @@ class Blocks {
   ScaledFormats<W> formats_;
 };
 
-// In what order a block's numbers are computed with does not matter: those of a vector of bfloat16 are taken apart
-// and put together as in load_apart.
+// The order in which a block's numbers are computed does not matter, so a vector of bfloat16 is taken apart and put
+// together as in load_apart.
 template <typename T>
 bool in_pairs(int64_t size) {
   return std::is_same_v<T, c10::BFloat16> && size % Vectorized<T>::size() == 0;
 }
 
-// Numbers of T, in what is computed in: where they are, or widened to a buffer.
+// Numbers of type T, in the dtype of the computation: where they are, or widened into a buffer.
 template <typename T, typename W>
 const W* read(const T* from, int64_t count, Buffer<W>& buffer, bool in_pairs) {
   if constexpr (std::is_same_v<T, W>) {
@@ -215,7 +216,7 @@ class Task {
   }
 
  private:
-  // A group of blocks from an element of a row on.
+  // A group of blocks, from the element `first` of a row on.
   void row(int64_t outer, int64_t first) {
     const int64_t block = task_.block;
     const int64_t end = std::min(task_.length, first + BlockTask::kGroup * block);
@@ -244,7 +245,7 @@ class Task {
     }
   }
 
-  // One that is larger than a buffer.
+  // A block that is larger than a buffer.
   void long_block(int64_t begin, int64_t size, W tensor_scale) {
     typename Blocks::Of of_all;
     for (int64_t i = 0; i < size; i += kChunk) {
@@ -262,7 +263,7 @@ class Task {
     }
   }
 
-  // A block of columns, from a row and a column on.
+  // A block of columns, from the row `first` and a column on.
   void columns(int64_t outer, int64_t first, int64_t column) {
     constexpr int64_t size = BlockTask::kColumns;
     const int64_t count = std::min(size, task_.inner - column);
@@ -296,7 +297,7 @@ class Task {
     return load_vector(from + column, std::min<int64_t>(count, V::size()));
   }
 
-  // The function of the numbers from an index on, and of where its results go.
+  // Calls the function with the numbers from an index on, and with where its results go.
   template <typename Function>
   void on_chunk(int64_t begin, int64_t count, bool are_pairs, const Function& function) {
     const W* const x = read(x_ + begin, count, xs_, are_pairs);

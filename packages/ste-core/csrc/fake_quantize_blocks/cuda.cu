@@ -18,14 +18,14 @@
 namespace ste::cuda {
 namespace {
 
-// The larger of two numbers that are not negative. The bits of NaN are those of a larger one.
+// The larger of two numbers that are not negative. Compared by its bits, NaN is the largest.
 template <typename W>
 C10_DEVICE W larger(W a, W b) {
   using Bits = std::conditional_t<sizeof(W) == 8, int64_t, int32_t>;
   return c10::bit_cast<W>(std::max(c10::bit_cast<Bits>(a), c10::bit_cast<Bits>(b)));
 }
 
-// What a scale follows from: the largest magnitude, or both ends.
+// What a scale is computed from: the largest magnitude, or both ends.
 template <typename W>
 struct Largest {
   C10_DEVICE void add(W x) { high = larger(high, element::absolute(x)); }
@@ -61,7 +61,7 @@ struct BothEnds {
   W high = 0;
 };
 
-// `lanes` neighboring threads have a block for themselves: in columns one, whose neighbors have those beside it.
+// `lanes` neighboring threads share a block. For columns it is one thread, whose neighbors have the columns beside it.
 template <typename T, typename Kind, bool is_backward>
 __global__ __launch_bounds__(kThreads) void blocks_kernel(
     BlockTask task, Kind kind, element::BlockScales<at::opmath_type<T>> scales, int lanes, int64_t blocks) {
@@ -69,7 +69,7 @@ __global__ __launch_bounds__(kThreads) void blocks_kernel(
   using Of = std::conditional_t<Kind::has_zero_point, BothEnds<W>, Largest<W>>;
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int64_t index = thread / lanes;
-  // All threads of a warp take part in what its lanes exchange.
+  // All threads of a warp must take part in the exchange between its lanes.
   const bool is_one = index < blocks;
   const int64_t in_a_row = (task.length + task.block - 1) / task.block;
   const int64_t column = is_one ? index % task.inner : 0;
@@ -97,7 +97,7 @@ __global__ __launch_bounds__(kThreads) void blocks_kernel(
                   : tensor_scale[outer * task.tensor_scale_outer + column * task.tensor_scale_inner]);
   const auto grid = kind.grid(scale.scale, scale.zero_point);
   const W divisor = Kind::divisor(scale.divisor);
-  // (A division of doubles is a call; with several in a loop, sm_80 keeps something in memory.)
+  // (A division of doubles is a call. With several in a loop, registers spill to memory on sm_80.)
 #pragma unroll(sizeof(W) == 8 ? 1 : 4)
   for (int64_t i = lane; i < size; i += lanes) {
     const int64_t at = i * task.inner;

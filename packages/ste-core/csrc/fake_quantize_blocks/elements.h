@@ -15,7 +15,7 @@ C10_HOST_DEVICE constexpr bool is_power_of_two(BlockRule rule) {
   return rule == BlockRule::floor || rule == BlockRule::ceil || rule == BlockRule::even || rule == BlockRule::rceil;
 }
 
-// What a block's numbers are divided by is infinite where the scale is 0, so that they are 0.
+// The divisor is infinite where the scale is 0, so that the block's numbers become 0.
 template <typename V>
 struct BlockScale {
   V scale;
@@ -23,7 +23,7 @@ struct BlockScale {
   V zero_point;
 };
 
-// The scales of a rule, in the dtype that is computed in.
+// The scales of a rule, in the dtype of the computation.
 template <typename W>
 class BlockScales {
  public:
@@ -34,7 +34,7 @@ class BlockScales {
         raised_from_(raised_from(settings)),
         unit_(settings.rule == BlockRule::rceil ? W(1) : static_cast<W>(2 / settings.ends.limit)) {}
 
-  // Of the largest magnitudes.
+  // From the largest magnitudes.
   template <typename V>
   C10_HOST_DEVICE C10_ALWAYS_INLINE BlockScale<V> of_largest(V largest, V tensor_scale) const {
     const V zero(0);
@@ -50,7 +50,7 @@ class BlockScales {
     return {scale, divisor_of(scale), zero};
   }
 
-  // Of the smallest numbers, from 0 down, and of the largest, from 0 up.
+  // From the smallest numbers, which are at most 0, and the largest, which are at least 0.
   template <typename V>
   C10_HOST_DEVICE C10_ALWAYS_INLINE BlockScale<V> of_ends(V low, V high) const {
     const V scale = (high - low) / V(2 * limit_ - 1);
@@ -60,7 +60,7 @@ class BlockScales {
   }
 
  private:
-  static constexpr W kShift = sizeof(W) == 8 ? W(0x1p49) : W(0x1p20);  // of three bits of a mantissa
+  static constexpr W kShift = sizeof(W) == 8 ? W(0x1p49) : W(0x1p20);  // for a mantissa of three bits
 
   C10_ALWAYS_INLINE static W raised_from(const BlockSettings& settings) {
     switch (settings.rule) {
@@ -79,8 +79,8 @@ class BlockScales {
     return select(scale == V(0), constant<V>(std::numeric_limits<double>::infinity()), scale);
   }
 
-  // The power of two within a number, or twice that from some fraction on, in units of the grid. An infinity counts as
-  // twice the largest power.
+  // The largest power of two within a number, or twice that from some fraction on, in units of the grid. An infinity
+  // counts as twice the largest power.
   template <typename V>
   C10_HOST_DEVICE C10_ALWAYS_INLINE V power_of_two(V number) const {
     constexpr double largest = sizeof(W) == 8 ? 0x1p1023 : 0x1p127;
@@ -99,8 +99,8 @@ class BlockScales {
   W unit_;
 };
 
-// The grids of blocks, and how a number comes to units of the scale: by division, or by multiplication with the
-// reciprocal, which of a power of two is as exact.
+// The grids of blocks, and how a number is converted to units of the scale: by division, or by multiplication with the
+// reciprocal, which is as exact for a power of two.
 template <bool divides>
 struct ToUnits {
   template <typename V>
@@ -156,7 +156,7 @@ struct AsymmetricBlocks : ToUnits<true> {
   W limit;
 };
 
-// Calls the function with the type of blocks that the settings are of.
+// Calls the function with the type of blocks that the settings describe.
 template <typename W, typename Function>
 auto with_blocks(const BlockSettings& settings, const Function& function) {
   const bool divides = !is_power_of_two(settings.rule);

@@ -5,11 +5,11 @@
 
 namespace ste {
 
-// How the scale of a block follows from its largest magnitude, or from its ends.
+// How the scale of a block is computed from its largest magnitude, or from its ends.
 enum class BlockRule { absmax, minmax, floor, ceil, even, rceil, e4m3fn };
 
-// What is no tensor among the arguments. Integers of n bits have as ends a format's with as large a number, and n - 2
-// bits of a mantissa.
+// The arguments that are not tensors. Integers of n bits have the ends of a format with the same largest number and n -
+// 2 mantissa bits.
 struct BlockSettings {
   BlockRule rule;
   bool is_integer;
@@ -29,16 +29,16 @@ struct BlockTask {
   int64_t outer;
 
   const void* x;
-  const void* g;  // of a backward, else null
+  const void* g;  // null for a forward
   void* y;
 
-  // In what is computed in; null where the rule has none.
+  // In the dtype of the computation; null if the rule has none.
   const void* tensor_scale;
   int64_t tensor_scale_outer;  // its strides, in elements
   int64_t tensor_scale_inner;
 };
 
-// Of x, the forward; of x and g, the backward.
+// The forward, or, with a g, the backward.
 struct FakeQuantizeBlocksKernel {
   struct Loops {
     void (*of[kDtypes])(const BlockTask& task, int64_t begin, int64_t end);  // from unit to unit

@@ -1,4 +1,4 @@
-// fake_quantize_blocks: to a grid and back, with a scale for each block of neighbors that follows from them.
+// fake_quantize_blocks: x on a grid and back, with a scale for each block of neighbors that is computed from them.
 #include "composite.h"
 #include "kernels.h"
 #include "settings.h"
@@ -24,21 +24,21 @@ constinit FakeQuantizeBlocksKernel::Cuda FakeQuantizeBlocksKernel::cuda = nullpt
 
 namespace {
 
-// All that is no tensor among the arguments.
+// All arguments that are not tensors.
 struct Settings : BlockSettings {
   Settings(c10::string_view grid, c10::SymInt size, c10::string_view rule_name, const c10::SymInt& given_dim)
       : BlockSettings(block_settings("fake_quantize_blocks", grid, rule_name)),
         block(std::move(size)),
         dim(given_dim.guard_int(__FILE__, __LINE__)) {}
 
-  // Where the blocks lie in an x.
+  // How the blocks lie along an x.
   BlockPlace in(const at::Tensor& x) const { return {block, dim < 0 ? dim + std::max<int64_t>(x.dim(), 1) : dim}; }
 
   c10::SymInt block;
   int64_t dim;
 };
 
-// What was put together of pieces lies in the order of the dimensions, and x may not.
+// The result in x's memory format: concatenated pieces lie in the order of the dimensions, and x may not.
 at::Tensor lying_as(const at::Tensor& x, const at::Tensor& result) {
   if (x.is_contiguous() && result.is_contiguous()) {
     return result;
@@ -58,7 +58,7 @@ at::Tensor values(const BlockTensors& tensors, const Settings& settings) {
   return lying_as(x, y);
 }
 
-// What the op makes of a gradient or a tangent, by operations of torch.
+// What becomes of a gradient or a tangent, as torch operations.
 at::Tensor passed(const at::Tensor& g, const BlockTensors& tensors, const Settings& settings) {
   const auto& x = tensors.x;
   if (x.sym_numel() == 0) {
@@ -70,7 +70,7 @@ at::Tensor passed(const at::Tensor& g, const BlockTensors& tensors, const Settin
   return at::where(lying_as(x, is_inside), g, 0);
 }
 
-// As it lies in memory without gaps, or a copy.
+// x itself if it has no gaps in memory, else a copy.
 at::Tensor dense(const at::Tensor& x) {
   return x.is_non_overlapping_and_dense() ? x : at::empty_like(x).copy_(x);
 }
@@ -79,7 +79,7 @@ at::Tensor as_lies(const at::Tensor& x, const at::Tensor& other) {
   return x.strides() == other.strides() ? x : at::empty_like(other).copy_(x);
 }
 
-// By the kernel, which there is: the forward, or, with a g, the backward.
+// Runs the kernel, which must exist: the forward, or, with a g, the backward.
 at::Tensor run(
     const OptionalTensor& g, const at::Tensor& given, const OptionalTensor& tensor_scale, const Settings& settings) {
   if (given.numel() == 0) {
@@ -88,7 +88,7 @@ at::Tensor run(
   const auto x = dense(given);
   const auto gradient = g ? as_lies(*g, x) : at::Tensor();
   auto y = at::empty_like(x);
-  // Of x's dimensions, those that lie outside of the blocks' and those that lie inside.
+  // x's dimensions, split into those outside and those inside of the blocks' dimension.
   const int64_t dim = settings.in(x).dim;
   BlockTask task{
       static_cast<const BlockSettings&>(settings),
@@ -119,7 +119,7 @@ at::Tensor run(
   if (tensor_scale) {
     scales = tensor_scale->to(computed_in(x));
     if (scales.numel() > 1) {
-      // One for each row and column, in their order.
+      // One scale for each row and column, in their order.
       auto sizes = x.sizes().vec();
       sizes[static_cast<size_t>(dim)] = 1;
       scales = at::empty_like(x.narrow(dim, 0, 1), scales.options()).copy_(scales.expand(sizes));
@@ -232,7 +232,7 @@ struct FakeQuantizeBlocksGradient {
     return y;
   }
 
-  // A sample without dimensions gets one, for its block to lie in.
+  // A sample without dimensions gets one, along which its block lies.
   template <typename Call>
   static at::Tensor batched(
       const Batch& batch, const Call& call, const at::Tensor& x, c10::string_view grid, const c10::SymInt& block,

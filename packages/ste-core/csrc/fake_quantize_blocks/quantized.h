@@ -1,6 +1,6 @@
 // The numbers of a block whose scale is known.
 //
-// Compiled as vectors.h is.
+// Compiled like vectors.h.
 #pragma once
 
 #include "elements.h"
@@ -16,7 +16,7 @@ namespace ste::cpu {
 inline namespace CPU_CAPABILITY {
 namespace {
 
-// One vector of a result: of x, or of x and g.
+// Computes a vector of the result, from x or from x and g.
 template <typename W, typename Kind, bool is_backward>
 class Quantized {
  public:
@@ -61,8 +61,8 @@ Vectorized<W> smaller_magnitude(const Vectorized<W>& a, const Vectorized<W>& b) 
   return at::vec::minimum(a.abs(), b);
 }
 
-// The forward where the scale is a power of two, by which the grid's numbers are those of a format too: x is rounded
-// where it is.
+// The forward for a scale that is a power of two. The grid's numbers times such a scale are those of another format, so
+// x is rounded without a division.
 template <typename W>
 class RoundedInPlace {
  public:
@@ -75,7 +75,7 @@ class RoundedInPlace {
     return element::with_sign_of(element::round_magnitude(smaller_magnitude(x, grid_.max), grid_), x);
   }
 
-  // A bfloat16 holds them as they are.
+  // A bfloat16 holds the results exactly.
   template <typename T>
   static void store(const Parts<T>& parts, T* to) {
     if constexpr (std::is_same_v<T, c10::BFloat16>) {
@@ -89,8 +89,8 @@ class RoundedInPlace {
   Grid grid_;
 };
 
-// The formats that there are by scales, as long as their numbers are normal and have no more bits than a bfloat16, and
-// the sums of their rounding are finite.
+// The formats that scales make, for those whose numbers are normal and have no more bits than a bfloat16, and whose
+// sums in rounding are finite.
 template <typename W>
 class ScaledFormats {
  public:
@@ -102,7 +102,7 @@ class ScaledFormats {
         least_scale_(std::numeric_limits<W>::min() / ends_.least),
         most_scale_(std::ldexp(W(1), std::numeric_limits<W>::max_exponent - 1) / ends_.limit / ends_.shift) {}
 
-  // Where a scale is 0, so is all of its block.
+  // Where a scale is 0, its whole block is too.
   bool has_all(const V& scales) const {
     const V is_within = (scales >= V(least_scale_)) & (scales <= V(most_scale_));
     return is_narrow_ && (is_within | (scales == V(0))).zero_mask() == 0;
@@ -119,7 +119,7 @@ class ScaledFormats {
   W most_scale_;
 };
 
-// y = function(x, g) of whole vectors.
+// y = function(x, g), for whole vectors.
 template <typename T, typename Function>
 void map_vectors(const T* x, const T* g, T* y, int64_t size, const Function& function) {
   for (int64_t i = 0; i < size; i += Vectorized<T>::size()) {

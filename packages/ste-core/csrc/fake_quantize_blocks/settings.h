@@ -1,4 +1,4 @@
-// The grid and the rule of blocks, by name. ste/_blocks.py has the same.
+// The grid and the rule of blocks, by name, as in ste/_blocks.py.
 #pragma once
 
 #include "kernels.h"
@@ -40,7 +40,7 @@ inline BlockRule rule_of(const char* op, c10::string_view name) {
       ValueError, c10::str(op, ": rule must be one of absmax, minmax, floor, ceil, even, rceil, e4m3fn, got ", name));
 }
 
-// From int2 to int8.
+// For int2 to int8.
 inline std::optional<int> bits_of_integers(c10::string_view grid) {
   const std::string_view text(grid.data(), grid.size());
   if (text.size() == 4 && text.starts_with("int") && text[3] >= '2' && text[3] <= '8') {

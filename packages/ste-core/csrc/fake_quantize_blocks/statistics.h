@@ -1,6 +1,6 @@
-// What the scale of a block follows from.
+// What the scale of a block is computed from.
 //
-// Compiled as vectors.h is.
+// Compiled like vectors.h.
 #pragma once
 
 #include "elements.h"
@@ -13,7 +13,7 @@ namespace ste::cpu {
 inline namespace CPU_CAPABILITY {
 namespace {
 
-// The larger of two numbers that are not negative. The bits of NaN are those of a larger one.
+// The larger of two numbers that are not negative. Compared by its bits, NaN is the largest.
 inline Vectorized<float> larger(const Vectorized<float>& a, const Vectorized<float>& b) {
 #if defined(CPU_CAPABILITY_AVX512)
   return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
@@ -28,21 +28,21 @@ inline Vectorized<double> larger(const Vectorized<double>& a, const Vectorized<d
   return at::vec::maximum(a, b);
 }
 
-// What a scale follows from, of vectors of numbers: the largest magnitude, or both ends.
+// What a scale is computed from, for vectors of numbers: the largest magnitude, or both ends.
 template <typename W>
 struct Largest {
   using V = Vectorized<W>;
 
   void add(const V& x) { high = larger(high, x.abs()); }
 
-  // With more numbers. (In variables, since GCC keeps in memory what has an address.)
+  // With more numbers. (In variables, because GCC keeps in memory what has an address.)
   Largest with(const W* x, int64_t count) const {
     V of_all = high;
     for_vectors<W>(0, count, [&](int64_t i, auto size) { of_all = larger(of_all, load_vector(x + i, size).abs()); });
     return {of_all};
   }
 
-  // Of pairs of lanes, those of this and of another.
+  // From pairs of lanes: those of `a`, then those of `b`.
   static Largest paired(const Largest& a, const Largest& b) {
     const auto [even, odd] = at::vec::deinterleave2(a.high, b.high);
     return {larger(even, odd)};

@@ -39,7 +39,7 @@ template <typename T>
 struct TernarySign {
   T operator()(T x) const { return element::ternary_sign(x); }
 
-  // Of a floating number, its sign and the magnitude of 1, where it is neither zero nor NaN.
+  // For a floating-point number: its sign and the magnitude of 1, unless it is zero or NaN.
   Lanes<T> operator()(const Lanes<T>& x) const {
     if constexpr (is_16_bit<T>) {
       const auto size = magnitude(x);
@@ -70,7 +70,7 @@ void ternary_threshold(char* const* data, const int64_t* strides, int64_t size0,
   });
 }
 
-// A surrogate of vectors of W, which computes in W, or of floats in double.
+// A surrogate for vectors of W, computed in W, or for floats in double.
 template <typename Kind, typename W, bool in_doubles>
 class Gradient {
  public:
@@ -98,7 +98,7 @@ class Gradient<Kind, W, true> {
   }
 
  private:
-  // Where swish goes through 0, its error is that of the exponential a million times over.
+  // Where swish crosses 0, its error is a million times that of the exponential.
   using D = Wide<std::is_same_v<Kind, element::Swish> ? Precision::of_double : Precision::of_float>;
   using OfAlpha = typename Kind::template On<D>;
 

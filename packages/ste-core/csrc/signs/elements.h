@@ -10,7 +10,7 @@ C10_HOST_DEVICE inline V binary_sign(V x, V low) {
   return select(x >= V(0), V(1), low);
 }
 
-// For unsigned integers the comparison with 0 is false everywhere.
+// For unsigned integers, the comparison with 0 is always false.
 template <typename V>
 C10_HOST_DEVICE inline V ternary_sign(V x) {
   const V zero(0);

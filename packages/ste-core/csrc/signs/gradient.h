@@ -1,4 +1,4 @@
-// The gradient of a sign, to give to Op: that which comes in, or a surrogate.
+// The gradient of a sign, for Op: the incoming one, or a surrogate.
 #pragma once
 
 #include "surrogates.h"
@@ -23,7 +23,7 @@ namespace ste {
 struct Definition {
   const char* name;
   Surrogate surrogate;
-  double alpha;  // where none is given: the source's
+  double alpha;  // the default: the value of the source
 };
 
 // As in ste/_surrogates.py.
@@ -57,7 +57,7 @@ inline const Definition& definition_of(const char* op, c10::string_view surrogat
   C10_THROW_ERROR(ValueError, c10::str(op, ": surrogate must be one of ", names, ", got ", surrogate));
 }
 
-// By operations of torch.
+// As torch operations.
 inline at::Tensor surrogate_gradient(
     Surrogate surrogate, const at::Tensor& g, const at::Tensor& x, const at::Tensor& alpha) {
   return element::with_surrogate(surrogate, [&]<typename Kind>(Kind) {
@@ -120,7 +120,7 @@ struct SignGradient {
     check_surrogate(op, x, surrogate, alpha);
   }
 
-  // `second` is the low value or the threshold, and has no gradient. Nor has alpha.
+  // `second` is the low value or the threshold. It gets no gradient, and neither does alpha.
   template <typename Below, typename Second>
   static at::Tensor record(
       const Below& below, const at::Tensor& x, const Second& /*second*/, c10::string_view surrogate,

@@ -20,7 +20,7 @@ namespace {
 
 at::Tensor binary_sign_composite(
     const at::Tensor& x, const at::Scalar& low, c10::string_view /*surrogate*/, const OptionalTensor& /*alpha*/) {
-  // In x's dtype: torch 2.6 makes no tensor of a number that the dtype does not hold.
+  // In x's dtype: torch 2.6 cannot make a tensor from a number that the dtype does not hold.
   const auto lower = value_in_dtype("binary_sign_ste", "low", low, x);
   return at::where(x.ge(0), at::scalar_tensor(1, x.options()), at::scalar_tensor(lower, x.options()));
 }

@@ -1,7 +1,7 @@
-// Surrogate gradients: g * h(x), where h is the derivative of a function that is smooth where the sign has a jump.
+// Surrogate gradients: g * h(x), where h is the derivative of a function that is smooth where the sign jumps.
 //
-// A surrogate is what makes a function of alpha, `On<V>`, with all that depends on alpha alone computed first. V is a
-// number (of CUDA devices too), a vector, or an expression of tensors (register/expression.h), so that the kernels and
+// A surrogate makes a function, `On<V>`, from an alpha, and first computes all that depends only on alpha. V is a
+// number (on CUDA devices too), a vector, or an expression of tensors (register/expression.h), so that the kernels and
 // what compilers see are the same formulas, in the same order.
 #pragma once
 
@@ -61,7 +61,7 @@ struct Swish {
       return g * (twice * e * (constant<V>(2) - t * (one - e) * part) * (part * part));
     }
 
-    static constexpr double kEnd = 800;  // of which exp(-t) is 0
+    static constexpr double kEnd = 800;  // exp(-t) is 0 from here on
     V alpha;
     V twice;
   };
@@ -178,9 +178,9 @@ struct Gaussian {
   };
 };
 
-// The derivative of sign(x)|x|^(1/o) from 0.1 to 1.5. Within 0.1 it is the slope of the line from there through 0, as
-// in the paper's code, for the derivative grows without bound. (With pow for the power it takes half as long again, and
-// on CUDA devices it has too few registers.)
+// The derivative of sign(x)|x|^(1/o) from 0.1 to 1.5. The derivative grows without bound near 0, so within 0.1 it is
+// the slope of the line from there through 0, as in the paper's code. (With pow for the power it takes 1.5 times as
+// long, and runs out of registers on CUDA devices.)
 struct Reste {
   static constexpr bool is_transcendental = true;
 
@@ -202,7 +202,7 @@ struct Reste {
   };
 };
 
-// `function` of the surrogate.
+// Calls `function` with the surrogate.
 template <typename Function>
 C10_HOST_DEVICE inline auto with_surrogate(Surrogate surrogate, const Function& function) {
   switch (surrogate) {
