@@ -1,9 +1,8 @@
-// The eager call from Python: one function per op, at the cost of torch.round.
+// The eager call from Python: one function per op, which costs as much as torch.round.
 //
-// torch.ops.ste.<op> is correct too, and takes half as long again: it looks up attributes and boxes every argument.
+// torch.ops.ste.<op> is correct too, but takes 1.5 times as long: it looks up attributes and boxes every argument.
 // These functions unpack their arguments themselves, release the GIL and call the dispatcher through a typed handle.
-// They take `py::handle`, never a typed argument: the error with which pybind11 rejects an argument prints it, data and
-// all.
+// They take `py::handle`, never a typed argument: when pybind11 rejects an argument, its error prints it, data and all.
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -38,7 +37,7 @@ struct Place {
   const at::Tensor* x;
 };
 
-// What takes a number that was given for a tensor, or a tensor that was given for a number.
+// What to call instead, if a number was given for a tensor, or a tensor for a number.
 const char* instead(const std::string& op, const std::string& name, bool wants_tensor, PyObject* value) {
   if (THPVariable_Check(value)) {
     return op == "scalar_clamp_ste" ? "; ste.tensor_clamp_ste takes tensors" : "";
@@ -59,7 +58,7 @@ const char* instead(const std::string& op, const std::string& name, bool wants_t
       op + ": " + name + " must be " + expected + ", got " + type + instead(op, name, wants_tensor, value.ptr()));
 }
 
-// One specialization per type of argument: how a schema spells it, and how it is read from Python.
+// One specialization per type of argument: how a schema spells it, and how to read it from Python.
 template <typename T>
 struct Argument;
 
@@ -84,10 +83,10 @@ struct Argument<std::optional<at::Tensor>> {
   }
 };
 
-// A parameter that may be given as a number, and then has no gradient.
+// A parameter that may be given as a number, which gets no gradient.
 struct Parameter {};
 
-// A Python or NumPy number, else null; a Tensor is none, although it has __float__ too.
+// A Python or NumPy number, else null. A Tensor does not count, although it has __float__ too.
 py::object number_or_null(PythonArgument value) {
   PyObject* const object = value.ptr();
   if (!THPVariable_Check(object)) {
@@ -114,7 +113,7 @@ py::object number(const Place& place, PythonArgument value) {
   return result;
 }
 
-// An integer past the end of double's range is infinite, as what is past the end of x's dtype is when it is rounded.
+// An integer beyond double's range becomes infinite, like a value beyond the range of x's dtype when it is rounded.
 double as_double(const py::object& number) {
   const double value = PyFloat_AsDouble(number.ptr());
   if (value == -1.0 && PyErr_Occurred() != nullptr) {
@@ -151,7 +150,7 @@ struct Argument<c10::SymInt> {
   using Passed = c10::SymInt;
   static c10::SymInt read(const Place& place, PythonArgument value) {
     if (THPVariable_Check(value.ptr())) {
-      // What ste.max_int returns. From another device it would have to be waited for.
+      // What ste.max_int returns. Reading it from another device would synchronize.
       const auto& tensor = THPVariable_Unpack(value.ptr());
       if (tensor.is_cpu() && tensor.sym_numel() == 1 && at::isIntegralType(tensor.scalar_type(), false)) {
         return tensor.item().toLong();
@@ -184,7 +183,7 @@ struct Argument<Parameter> {
   }
 };
 
-// The same, or None.
+// A Parameter, or None.
 struct OptionalParameter {};
 
 template <>
@@ -223,7 +222,7 @@ struct Argument<bool> {
   }
 };
 
-// What was read, as the op is called with it.
+// Converts what was read to what the op is called with.
 template <typename T>
 const T& passed(const T& argument) {
   return argument;
@@ -232,8 +231,8 @@ const at::Tensor& passed(const c10::MaybeOwned<at::Tensor>& argument) {
   return *argument;
 }
 
-// Neither a subclass nor a mode can ask for __torch_function__ where every argument is of one of these types. (torch
-// has a function for the question, and does not export it.)
+// If every argument has one of these types, neither a subclass nor a mode can ask for __torch_function__. (torch has a
+// function that tells, but does not export it.)
 template <typename... Objects>
 bool may_be_overridden(Objects... objects) {
   const auto is_plain = [](PyTypeObject* type) {
@@ -243,7 +242,7 @@ bool may_be_overridden(Objects... objects) {
   return at::impl::torch_function_mode_enabled() || !(is_plain(Py_TYPE(objects.ptr())) && ...);
 }
 
-// What stands for a number while a graph is made. As a number, it would specialize the graph.
+// Whether it stands for a number while a graph is made. Converting it to a number would specialize the graph.
 bool is_symbol(PythonArgument value) {
   const auto torch = py::module_::import("torch");
   return py::isinstance(value, torch.attr("SymInt")) || py::isinstance(value, torch.attr("SymFloat"));
@@ -252,7 +251,7 @@ bool is_symbol(PythonArgument value) {
 template <typename>
 using Object = PythonArgument;
 
-// An eager function for the ops whose arguments after x are `Arguments...`.
+// The eager function for ops whose arguments after x are `Arguments...`.
 template <typename... Arguments>
 struct Caller {
   static bool matches(const c10::FunctionSchema& schema) {

@@ -17,23 +17,23 @@
 namespace ste::cpu {
 namespace {
 
-// Elements to a part, each of which has sums of its own, in an order that no number of threads changes.
+// Elements per part. Each part has its own sums, in an order that does not depend on the number of threads.
 constexpr int64_t kPart = 1 << 15;
 constexpr int64_t kMaxParts = 256;
-// Sums of their own for fewer parts than this would leave most processors without work.
+// With fewer parts than this, each with its own sums, most processors would have no work.
 constexpr int64_t kEnoughParts = 16;
 
-// Of so many elements of x, all sums together stay small beside x.
+// How many parts can have sums of their own, such that all sums together stay small compared with x.
 int64_t parts_with_sums(int64_t elements, int64_t sums) {
   return elements / (16 * std::max<int64_t>(1, sums));
 }
 
-// As at::empty_like of what is contiguous, without the dispatcher.
+// at::empty_like for contiguous tensors, without the dispatcher.
 at::Tensor empty_contiguous(const at::Tensor& like) {
   return at::Tensor(at::detail::empty_cpu(like.sizes(), like.scalar_type(), false, at::MemoryFormat::Contiguous));
 }
 
-// One of the three gradients while it is computed.
+// One of the three gradients, during its computation.
 struct Gradient {
   Gradient() = default;
 
@@ -44,16 +44,16 @@ struct Gradient {
     }
   }
 
-  // `count` times the sums.
+  // Allocates `count` copies of the sums.
   void allocate_sums(int64_t count) {
     copies = count;
-    sums.reset(new double[static_cast<size_t>(copies * size)]);  // without the zeros, which take threads too
+    sums.reset(new double[static_cast<size_t>(copies * size)]);  // not zeroed here: that takes threads too
     parallel_for(copies * size, at::internal::GRAIN_SIZE, [&](int64_t begin, int64_t end) {
       std::fill(sums.get() + begin, sums.get() + end, 0.0);
     });
   }
 
-  // The sums of all parts, times a factor.
+  // The total over all parts, times a factor.
   at::Tensor total(double factor, const at::Tensor& argument) const {
     at::Tensor result = empty_contiguous(argument);
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, argument.scalar_type(), "total", [&] {
@@ -74,15 +74,16 @@ struct Gradient {
   Output kind = Output::none;
   int64_t size = 0;
   at::Tensor stored;
-  std::unique_ptr<double[]> sums;  // for each of the parts, one after the other, or for all of them
+  std::unique_ptr<double[]> sums;  // one copy after the other, for each part; or one copy for all parts
   int64_t copies = 1;
 };
 
 // What a backward works on: g and x, two arguments that broadcast to x's shape, and the gradients to the last three, in
 // the order of a backward's operands.
 //
-// It is done in parts, side by side. Each has some of x's elements, and sums of its own. Where that would be too many
-// sums, each has some of the arguments' elements instead, with all that belongs to them, and so these sums to itself.
+// The parts are computed in parallel. Each has some of x's elements, and sums of its own. If that would be too many
+// sums, each part instead has some of the arguments' elements, with all elements of x that belong to them, and shares
+// their sums with no other part.
 struct Task {
   Task(
       const at::Tensor& gradient, const at::Tensor& input, const Arguments<2>& others,
@@ -112,7 +113,7 @@ struct Task {
     }
   }
 
-  // The operands of a loop, moved on to the sums of a part.
+  // The operands of a loop, advanced to the sums of a part.
   std::array<char*, 7> of_part(int64_t part, char* const* data) const {
     std::array<char*, 7> moved;
     std::copy_n(data, moved.size(), moved.begin());
@@ -122,7 +123,7 @@ struct Task {
     return moved;
   }
 
-  // `function` of each part, and of where it begins and ends of so many elements.
+  // Calls `function` with each part, and with its begin and end among so many elements.
   template <typename Function>
   void for_parts(int64_t elements, const Function& function) const {
     parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
@@ -142,14 +143,14 @@ struct Task {
   bool is_by_argument = false;
 };
 
-// Whether it was done without TensorIterator.
+// Returns whether it could be done without TensorIterator.
 bool backward_of_rows(BackwardLoop loop, const Task& task) {
   const auto& [g, x, arguments, gradients, outputs, part_bytes, parts, is_by_argument] = task;
   const auto rows = rows_of<2>(x, {arguments[1], arguments[2]});
   if (!rows || !have_one_layout(g, x)) {
     return false;
   }
-  const double unused = 0;  // what is not needed goes nowhere
+  const double unused = 0;  // gradients that are not needed are not written
   Operands<7, 2> operands(*rows);
   operands.set_whole(3, g.const_data_ptr(), g.element_size());
   operands.set_whole(4, x.const_data_ptr(), x.element_size());
@@ -185,7 +186,7 @@ bool backward_of_rows(BackwardLoop loop, const Task& task) {
   return true;
 }
 
-// The longest dimension along which no two elements belong to the same sum of all parts; -1 where there is none.
+// The longest dimension along which no two elements add to the same shared sum; -1 if there is none.
 int64_t dim_of_arguments(const at::TensorIterator& iterator, const Task& task) {
   int64_t longest = -1;
   for (int64_t dim = 0; dim < iterator.ndim(); ++dim) {
@@ -213,7 +214,7 @@ void backward_of_any(BackwardLoop loop, const Task& task) {
     targets[i] = gradient.kind == Output::store ? gradient.stored : gradient.kind == Output::sum ? sums() : unused;
     targets[i] = targets[i].expand(x.sizes());
   }
-  // Several elements of a target may be one number in memory: that is how it is summed.
+  // Several elements of a target may share a number in memory: that is how they are summed.
   auto config = at::TensorIteratorConfig();
   config.set_check_mem_overlap(false).check_all_same_dtype(false).resize_outputs(false);
   for (const auto& target : targets) {

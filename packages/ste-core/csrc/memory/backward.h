@@ -20,7 +20,7 @@ std::array<at::Tensor, 3> backward(
 
 }  // namespace cpu
 
-// Calls the kernel, which there is (`has_kernel`).
+// Calls the kernel, which must exist (`has_kernel`).
 template <typename Kernel, typename... Values>
 std::array<at::Tensor, 3> run_backward(
     const at::Tensor& g, const at::Tensor& x, const Arguments<2>& arguments, const std::array<bool, 3>& needed,

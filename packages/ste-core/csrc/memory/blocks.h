@@ -1,6 +1,6 @@
-// What takes any strides, block by block: a backward, and a forward of x and arguments.
+// Loops for any strides, block by block: a backward, and a forward from x and arguments.
 //
-// Compiled as vectors.h is.
+// Compiled like vectors.h.
 #pragma once
 
 #include "opmath.h"
@@ -13,8 +13,8 @@ namespace ste::cpu {
 inline namespace CPU_CAPABILITY {
 namespace {
 
-// The backward goes block by block: the inputs as float or double, whatever their dtype and strides, and from there
-// to each output in its own way.
+// A backward goes block by block. It reads the inputs as float or double, whatever their dtype and strides, and writes
+// each output in its own way.
 constexpr int64_t kBlock = 256;
 
 // A row of an input.
@@ -59,7 +59,7 @@ class BlockWriter {
 
   BlockWriter(Output kind, char* data, int64_t stride) : kind_(kind), data_(data), stride_(stride) {}
 
-  // Where the values of a block go first.
+  // Where the values of a block are computed.
   W* block(int64_t begin) { return is_direct() ? reinterpret_cast<W*>(data_ + begin * stride_) : block_.data(); }
 
   void flush(int64_t begin, int64_t count) {
@@ -115,7 +115,7 @@ class BlockWriter {
   std::array<W, kBlock> block_;
 };
 
-// y = function(x, arguments...), of vectors of what is computed in, in which the arguments are.
+// y = function(x, arguments...), for vectors of the dtype of the computation, which is also that of the arguments.
 template <typename T, size_t... argument, typename Function>
 void with_arguments(
     std::index_sequence<argument...>, char* const* data, const int64_t* strides, int64_t size0, int64_t size1,

@@ -1,4 +1,4 @@
-// Two arguments along x in the memory of a CUDA device.
+// How two arguments lie along x in the memory of a CUDA device.
 #pragma once
 
 #include "cuda_reduce.h"
@@ -12,7 +12,7 @@
 
 namespace ste::cuda {
 
-// As many neighbors as one load of 128 bits takes.
+// How many neighbors one load of 128 bits takes.
 template <typename T>
 constexpr int kPack = 16 / sizeof(T);
 
@@ -20,7 +20,7 @@ inline bool is_aligned(const void* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
 }
 
-// Where the two have one extent, or are numbers beside it.
+// For two arguments that have the same extent, or of which one or both are single numbers.
 struct Along {
   Extent extent;
   bool first_varies = false;

@@ -1,4 +1,4 @@
-// Runs a function for the gradients to x and to two arguments on a CUDA device.
+// Computes the gradients to x and to two arguments on a CUDA device.
 #pragma once
 
 #include "cuda_along.cuh"
@@ -55,7 +55,7 @@ auto choose_reduction(const Extent& sizes, bool in_packs) {
   if (sizes.inner == 1 && sizes.middle > 1) {
     return &launch_reduction<T, A, Gradient, 1, Threads::in_columns, 32>;
   }
-  // A block for each channel would have more threads than there is work.
+  // A block per channel would have more threads than work.
   const bool are_short = sizes.outer * sizes.inner <= static_cast<int64_t>(kThreads) * (in_packs ? kPack<T> : 1);
   if (in_packs) {
     return are_short ? &launch_reduction<T, A, Gradient, kPack<T>, Threads::in_rows, 16>
@@ -65,8 +65,8 @@ auto choose_reduction(const Extent& sizes, bool in_packs) {
                    : &launch_reduction<T, A, Gradient, 1, Threads::in_rows, 1>;
 }
 
-// The gradients to x and, times a factor, to two arguments, by `gradient(g, x, first, second)` of each element: one By.
-// x is of dtype T, and the arguments of dtype A.
+// The gradients to x and, times a factor, to two arguments. `gradient(g, x, first, second)` gives those of one element,
+// as a By. x has dtype T, the arguments dtype A.
 template <typename T, typename A, typename Gradient>
 std::array<at::Tensor, 3> backward(
     const Gradient& gradient, const at::Tensor& original_g, const at::Tensor& original_x, const Arguments<2>& arguments,
@@ -77,7 +77,8 @@ std::array<at::Tensor, 3> backward(
   const auto format = format_of(original_x).value_or(at::MemoryFormat::Contiguous);
   const auto x = original_x.contiguous(format);
   const auto g = original_g.contiguous(format);
-  // Where the arguments lie otherwise along x, they are made as large as x, and so are their gradients at first.
+  // If the arguments lie along x in any other way, they are expanded to x's size, and their gradients have this size at
+  // first.
   const auto found = along(x, arguments, format);
   const auto dense = found.value_or(Along{{1, x.numel(), 1}, true, true});
   const auto in_full = [&](const at::Tensor& t) { return found ? t : t.expand(x.sizes()).contiguous(format); };

@@ -12,12 +12,12 @@
 
 namespace ste::cuda {
 
-// A pack has one channel, or one for each of its elements; and all elements are in packs.
+// Whether each pack has one channel, or one for each of its elements, and all elements are in packs.
 inline bool fits_packs(const Extent& sizes, int pack) {
   return sizes.inner % pack == 0 || (sizes.inner == 1 && sizes.middle % pack == 0);
 }
 
-// In 32 bits where they suffice: a GPU has no instruction for a division, and takes three times as long for 64.
+// In 32 bits if they suffice: a GPU has no instruction for a division, and one of 64 bits takes three times as long.
 C10_DEVICE inline int64_t channel_of(int64_t element, const Extent& sizes) {
   if (((element | sizes.inner | sizes.middle) >> 32) == 0) {
     const auto row = static_cast<uint32_t>(element) / static_cast<uint32_t>(sizes.inner);
@@ -59,7 +59,7 @@ void launch_forward(
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-// `function(x, first, second)` of each element; x is of dtype T, and the arguments of dtype A.
+// `function(x, first, second)` for each element. x has dtype T, the arguments dtype A.
 template <typename T, typename A, typename Function>
 at::Tensor forward(const at::Tensor& x, const Arguments<2>& arguments, const Function& function) {
   const c10::cuda::CUDAGuard guard(x.device());

@@ -1,4 +1,4 @@
-// Runs an elementwise function of tensors of any strides on a CUDA device.
+// Runs an elementwise function of tensors with any strides on a CUDA device.
 #pragma once
 
 #include <ATen/TensorIterator.h>
@@ -8,7 +8,7 @@
 
 namespace ste::cuda {
 
-// The result is of x's shape and dtype, whatever those of the others are.
+// The result has x's shape and dtype, whatever the others have.
 template <typename... Tensors>
 at::TensorIterator iterator_of(const at::Tensor& x, const Tensors&... others) {
   at::TensorIteratorConfig config;

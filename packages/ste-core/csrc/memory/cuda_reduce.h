@@ -1,5 +1,5 @@
-// How the gradients to an argument that broadcasts are summed on a CUDA device, written so that a CPU can run it too:
-// a block is a number of threads that share an array of sums. The order of the additions depends on the shapes alone.
+// Sums the gradients to an argument that broadcasts on a CUDA device, written so that a CPU can run it too: a block is
+// a number of threads that share an array of sums. The order of the additions depends only on the shapes.
 #pragma once
 
 #include "extent.h"
@@ -13,7 +13,7 @@ namespace ste::cuda {
 
 constexpr int kThreads = 256;
 
-// Neighbors in memory, which a thread loads and stores at once.
+// Neighbors in memory, which a thread loads or stores at once.
 template <typename T, int n>
 struct alignas(sizeof(T) * n) Pack {
   T values[n];
@@ -34,29 +34,29 @@ struct Sums {
   double second = 0;
 };
 
-// What a backward reads and writes. x and g are dense and lie alike; an argument is of dtype A.
+// What a backward reads and writes. x and g are dense and have the same layout; the arguments have dtype A.
 template <typename T, typename A>
 struct Operands {
   const T* g;
   const T* x;
   const A* first;
   const A* second;
-  T* to_x;        // null where it is not needed
+  T* to_x;        // null if it is not needed
   Sums* partial;  // slices * middle of them
   Extent sizes;
   int64_t slices;
-  bool first_varies;  // or is one number
+  bool first_varies;  // if not, it is one number
   bool second_varies;
 };
 
-// How the threads of a block share its channels. In rows: the threads of a channel are neighbors, as its elements are.
-// In columns: neighbors are threads of different channels, as where the elements of one are far apart.
+// How the threads of a block share its channels. In rows, the threads of a channel are neighbors, like its elements. In
+// columns, neighboring threads have different channels, since the elements of one are far apart.
 enum class Threads { in_rows, in_columns };
 
 // A block sums `width` channels.
 template <typename T, typename A, typename W, typename Gradient, int pack, Threads threads, int width>
 struct Reduction {
-  static constexpr int height = kThreads / width;  // threads to a channel
+  static constexpr int height = kThreads / width;  // threads per channel
 
   Operands<T, A> operands;
   Gradient gradient;  // (g, x, first, second) -> the gradients to x, first and second
@@ -66,7 +66,7 @@ struct Reduction {
   }
   C10_HOST_DEVICE static int row(int thread) { return threads == Threads::in_rows ? thread % height : thread / width; }
 
-  // What one thread of a block sums. Blocks are numbered by the group of channels and by the slice.
+  // The sums of one thread of a block. Blocks are numbered by the group of channels and by the slice.
   C10_HOST_DEVICE Sums of_thread(int64_t group, int64_t slice, int thread) const {
     const auto& sizes = operands.sizes;
     const int64_t channel = group * width + column(thread);
@@ -76,7 +76,7 @@ struct Reduction {
     }
     const W first = static_cast<W>(operands.first[operands.first_varies ? channel : 0]);
     const W second = static_cast<W>(operands.second[operands.second_varies ? channel : 0]);
-    // Of the channel's elements, as if they were one row. A division takes as long as a pack of them.
+    // Indices into the channel's elements, as if they were one row. A division takes as long as a pack of elements.
     constexpr int64_t step = static_cast<int64_t>(height) * pack;
     const int64_t packs = sizes.outer * sizes.inner / pack;
     const int64_t end = packs * (slice + 1) / operands.slices * pack;
@@ -109,7 +109,7 @@ struct Reduction {
     return sums;
   }
 
-  // One step of the sum over the threads of a channel, which are half of those of the step before.
+  // One step of the sum over the threads of a channel; each step has half as many threads as the one before.
   C10_HOST_DEVICE static void add(Sums* sums, int thread, int half) {
     if (row(thread) < half) {
       const int other = thread + half * (threads == Threads::in_rows ? 1 : width);
@@ -128,7 +128,7 @@ struct Reduction {
   C10_HOST_DEVICE int64_t groups() const { return (operands.sizes.middle + width - 1) / width; }
 };
 
-// As many slices of each channel as make enough blocks to fill a device, each with some work for each thread.
+// How many slices of each channel give enough blocks to fill a device, each with some work for each thread.
 inline int64_t number_of_slices(const Extent& sizes, int64_t groups, int height, int pack) {
   const int64_t work = sizes.outer * sizes.inner / (static_cast<int64_t>(8) * height * pack);
   return std::clamp<int64_t>(work, 1, std::max<int64_t>(1, 1024 / groups));

@@ -1,4 +1,4 @@
-// From tensors to the kernel for them: by device, instruction set and dtype.
+// Finds the kernel for some tensors: by device, instruction set and dtype.
 #pragma once
 
 #include "kernel.h"
@@ -10,18 +10,18 @@
 
 namespace ste {
 
-// Whether a tensor is nothing but dense memory of the device with these keys: kernels take no others.
+// Whether a tensor is just dense memory of the device with these keys, which is all that kernels take.
 template <c10::DispatchKey backend, c10::DispatchKey autograd, c10::DispatchKey autocast>
 bool is_dense_on(const at::Tensor& tensor) {
   constexpr c10::DispatchKeySet dense{backend, c10::DispatchKey::ADInplaceOrView, autograd, autocast};
   return tensor.key_set().has(backend) && (tensor.key_set() | dense) == dense;
 }
 
-// Not what is in a buffer of somebody else's, where elements may begin anywhere (torch.frombuffer, a file in memory):
-// compilers take it for granted that they do not. What has no kernel for it has operations of torch.
+// Not so for somebody else's buffer, where elements may begin anywhere (torch.frombuffer, a mapped file): compilers
+// take their alignment for granted. Such tensors have no kernel, and use torch operations.
 inline bool is_aligned(const at::Tensor& tensor) {
   const auto element = static_cast<uintptr_t>(tensor.element_size());
-  return (reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) & (element - 1)) == 0;  // it is a power of two
+  return (reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) & (element - 1)) == 0;  // the size is a power of two
 }
 
 inline bool is_dense_cpu(const at::Tensor& tensor) {
@@ -35,10 +35,10 @@ inline bool is_dense_cuda(const at::Tensor& tensor) {
   return is_dense_on<DispatchKey::CUDA, DispatchKey::AutogradCUDA, DispatchKey::AutocastCUDA>(tensor);
 }
 
-// Those that loops are compiled for.
+// The instruction sets that the loops are compiled for.
 enum class Capability { DEFAULT, AVX2, AVX512 };
 
-// That of the processor that this runs on, as torch itself chooses (ATEN_CPU_CAPABILITY included).
+// The one to use on this processor, which is torch's own choice (ATEN_CPU_CAPABILITY included).
 Capability capability();
 
 template <typename Kernel>
@@ -56,14 +56,14 @@ const typename Kernel::Loops& loops_of() {
   return Kernel::DEFAULT;
 }
 
-// null where there is none.
+// null if there is none.
 template <typename Kernel>
 auto loop_for(at::ScalarType dtype) {
   const auto index = static_cast<size_t>(dtype);
   return index < kDtypes ? loops_of<Kernel>().of[index] : nullptr;
 }
 
-// Whether there is one for x, beside which all of the others lie.
+// Whether there is a kernel for x, with all of the other tensors on its device.
 template <typename Kernel, typename... Tensors>
 bool has_kernel(const at::Tensor& x, const Tensors&... others) {
   if (is_dense_cpu(x)) {

@@ -1,6 +1,6 @@
 // What an op does to one element is written once, for numbers and for at::vec's vectors of them. Where a number has a
-// bool, a vector has a mask. Each instruction set has a copy of its own, as in at::vec: hence the inline namespace,
-// whose name the build gives.
+// bool, a vector has a mask. As in at::vec, each instruction set has its own copy: hence the inline namespace, whose
+// name comes from the build.
 #pragma once
 
 #include <c10/macros/Macros.h>
@@ -43,7 +43,7 @@ C10_HOST_DEVICE inline V constant(double value) {
   }
 }
 
-// With the payload of a NaN that every dtype can have.
+// Gives a NaN a payload that every dtype can represent.
 template <typename V>
 C10_HOST_DEVICE inline V with_plain_nan(V number) {
   return select(number == number, number, constant<V>(NAN));
@@ -58,7 +58,7 @@ C10_HOST_DEVICE inline V absolute(const V& x) {
   }
 }
 
-// x, or the bound beyond which it lies. NaN stays.
+// x, or the bound if x is beyond it. NaN stays.
 template <typename V>
 C10_HOST_DEVICE inline V at_most(V x, V bound) {
   if constexpr (Vector<V>) {

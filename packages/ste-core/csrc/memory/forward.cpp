@@ -11,11 +11,11 @@
 namespace ste::cpu {
 namespace {
 
-// What a thread takes is a multiple of this many elements, so that its part of a result begins with a line of the
-// cache, which it shares with no other.
+// A thread takes a multiple of this many elements, so that its part of the result begins at a cache line, which it
+// shares with no other thread.
 constexpr int64_t kUnit = 4096;
 
-// Undefined where TensorIterator is needed.
+// Undefined if it takes a TensorIterator.
 template <size_t n>
 at::Tensor forward_of_rows(ForwardLoop loop, const at::Tensor& x, const Arguments<n>& arguments) {
   const auto rows = rows_of<n>(x, arguments);

@@ -22,7 +22,7 @@ at::Tensor forward(ForwardLoop loop, const at::Tensor& x, const Arguments<n>& ar
 
 }  // namespace cpu
 
-// Calls the kernel, which there is (`has_kernel`).
+// Calls the kernel, which must exist (`has_kernel`).
 template <typename Kernel, typename... Values>
 at::Tensor run_forward(const at::Tensor& x, const typename Kernel::Arguments& arguments, const Values&... values) {
   if constexpr (requires { Kernel::cuda; }) {

@@ -1,15 +1,13 @@
-// What an op has for tensors in memory: for CPUs a loop for each instruction set and dtype, for CUDA devices a
-// function.
+// A kernel: for CPUs a loop for each instruction set and dtype, for CUDA devices a function.
 //
-// It is a type, declared in the header of the op's family. Its tables of loops are defined by the files that are
-// compiled for an instruction set, each its own, and its CUDA function by ops.cpp, as null, until a file of CUDA
-// kernels enters one when the library is loaded. (ATen's DispatchStub works alike, and cannot be used from outside: the
-// functions of its class in libtorch differ with macros that libtorch was compiled with and torch's headers do not
-// give.)
+// It is a type, declared in the header of the op's family. Each file that is compiled for an instruction set defines
+// its own table of loops. ops.cpp defines the CUDA function as null, until a file of CUDA kernels enters one when the
+// library is loaded. (ATen's DispatchStub works in the same way, but cannot be used from outside: the functions of its
+// class in libtorch depend on macros that libtorch was compiled with and that torch's headers do not define.)
 //
-// Compiled for each instruction set too. So nothing here may be an inline function: the linker chooses one of all
-// copies, and that may be one with instructions that the processor has not. And the tables are constants: what fills in
-// a table when the library is loaded would be such instructions too.
+// This is compiled for each instruction set too. So nothing here may be an inline function: the linker chooses one of
+// all copies, which may have instructions that the processor does not have. And the tables must be constants: code that
+// fills them in when the library is loaded would have such instructions too.
 #pragma once
 
 #include <array>
@@ -22,24 +20,24 @@ class Tensor;
 
 namespace ste {
 
-// The dtypes that ops take are among the first of at::ScalarType.
+// All dtypes that ops support are among the first of at::ScalarType.
 constexpr size_t kDtypes = 16;
 
-// A number in x's dtype: an integer where that is an integer dtype.
+// A number in x's dtype; an integer if that is an integer dtype.
 struct Number {
   double real;
   int64_t integer;
 };
 
-// What becomes of an output of a backward. `sum` adds to doubles, which several elements may share.
+// What to do with an output of a backward. `sum` adds to doubles, which several elements may share.
 enum class Output { none, store, sum };
 
-// Called by TensorIterator: size1 rows of size0 elements each. There is a pointer for each operand, and a stride in
-// bytes, first for all of them from element to element, then for all of them from row to row.
+// Called by TensorIterator, with size1 rows of size0 elements each. Each operand has a pointer, and two strides in
+// bytes: first come those of all operands from element to element, then those of all from row to row.
 template <typename... Values>
 using Loop = void (*)(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, Values... values);
 
-// One for each dtype, and null where there is none.
+// A loop for each dtype, or null.
 template <typename... Values>
 struct LoopTable {
   Loop<Values...> of[kDtypes];
@@ -49,13 +47,13 @@ struct LoopTable {
 template <size_t n>
 using Arguments = std::array<const at::Tensor*, n>;
 
-// What kernels derive from, which then declare
+// The bases of kernels, which declare
 //
 //     static const Loops DEFAULT, AVX2, AVX512;  // as torch names the instruction sets
 //     static Cuda cuda;                          // if there is one
 
-// A tensor of x's shape and dtype, made of x, of n arguments and of values. The operands of a loop are the result, x
-// and the arguments.
+// Computes a tensor of x's shape and dtype from x, n arguments and values. The operands of a loop are the result, x and
+// the arguments.
 template <size_t n, typename... Values>
 struct Forward {
   using Arguments = ste::Arguments<n>;
@@ -63,10 +61,10 @@ struct Forward {
   using Cuda = at::Tensor (*)(const at::Tensor& x, const Arguments& arguments, const Values&... values);
 };
 
-// The gradients to x and to two arguments, undefined where they are not needed. Those to the arguments are summed to
-// their shapes, in double whatever the dtype, and then multiplied by a factor; the bits are the same each time, and
-// depend on no number of threads. The operands of a loop are the three gradients, which are `outputs`, then g, x and
-// the two arguments.
+// Computes the gradients to x and to two arguments; those that are not needed are undefined. The gradients to the
+// arguments are summed to the arguments' shapes, in double whatever the dtype, and then multiplied by a factor. The
+// bits are the same each time, whatever the number of threads. The operands of a loop are the three gradients, which
+// are `outputs`, then g, x and the two arguments.
 template <typename... Values>
 struct Backward {
   using Loops = LoopTable<const Output*, Values...>;

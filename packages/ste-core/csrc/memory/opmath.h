@@ -1,6 +1,6 @@
-// Vectors as what they are computed in, which for 16 bits is float.
+// Vectors in the dtype of the computation, which is float for 16-bit numbers.
 //
-// Compiled as vectors.h is.
+// Compiled like vectors.h.
 #pragma once
 
 #include "vectors.h"
@@ -37,7 +37,7 @@ void narrow(const float* from, T* to, int64_t count) {
   }
 }
 
-// A vector of T as vectors of what it is computed in.
+// A vector of T as vectors of the dtype of the computation.
 template <typename T>
 using Parts = std::array<Vectorized<at::opmath_type<T>>, sizeof(at::opmath_type<T>) / sizeof(T)>;
 
@@ -60,7 +60,7 @@ void store_parts(const Parts<T>& parts, T* to) {
   }
 }
 
-// Four vectors of what a row is computed in. (As an array, GCC keeps them in memory.)
+// Four vectors of the dtype of the computation. (GCC would keep an array in memory.)
 template <typename W>
 struct Four {
   Vectorized<W> a;
@@ -69,8 +69,8 @@ struct Four {
   Vectorized<W> d;
 };
 
-// A bfloat16 is the upper half of a float: a shift and a mask take each 32 bits apart, into an even element and an odd
-// one, with a third of the operations of at::vec's conversions, which keep the order.
+// A bfloat16 is the upper half of a float. A shift and a mask split each 32 bits into an even element and an odd one,
+// with a third of the operations of at::vec's conversions, which keep the order.
 using Bits = Vectorized<int32_t>;
 constexpr int32_t kUpperHalf = -(1 << 16);
 
@@ -96,7 +96,7 @@ inline Bits halves(const Bits& lower, const Bits& upper) {
 #endif
 }
 
-// To the nearest bfloat16, of two the even one, in the upper half. A NaN is to have a payload that a bfloat16 can have.
+// Rounds to the nearest bfloat16, ties to even, in the upper half. A NaN must have a payload that a bfloat16 can hold.
 inline Bits rounded(const Vectorized<float>& v) {
   const auto bits = bits_of(v);
   const auto raised = bits + Bits(0x7FFF);
@@ -107,7 +107,7 @@ inline Bits rounded(const Vectorized<float>& v) {
 #endif
 }
 
-// A vector of T as vectors of what it is computed in, in any order: the one of their neighbors is not that in memory.
+// A vector of T as vectors of the dtype of the computation, in any order, which need not be that of the memory.
 template <typename T>
 Parts<T> load_apart(const T* from) {
   if constexpr (std::is_same_v<T, c10::BFloat16>) {
@@ -154,7 +154,7 @@ void store_four(const Four<at::opmath_type<T>>& four, T* to) {
   }
 }
 
-// What stands in a row where a mask holds, and else 0.
+// Stores the elements of a row for which the mask is set, and 0 for the others.
 template <typename T>
 void store_kept(const T* from, const Four<at::opmath_type<T>>& masks, T* to) {
   if constexpr (std::is_same_v<T, c10::BFloat16>) {
@@ -205,7 +205,8 @@ inline Vectorized<float> in_float(const std::array<Doubles, 2>& halves) {
 #endif
 }
 
-// A sum in double of what is first added up, a few numbers at a time, in its own dtype: within the error of the terms.
+// A sum in double. A few numbers at a time are first added up in their own dtype, which stays within the error of the
+// terms.
 template <typename W>
 class Sum {
  public:
@@ -213,7 +214,7 @@ class Sum {
 
   void add(const Four<W>& four) { few_ = {few_.a + four.a, few_.b + four.b, few_.c + four.c, few_.d + four.d}; }
 
-  // After a few.
+  // To be called after kFew additions.
   void flush() {
     const auto [low, high] = in_double((few_.a + few_.b) + (few_.c + few_.d));
     low_ = low_ + low;

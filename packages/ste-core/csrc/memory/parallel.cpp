@@ -7,12 +7,12 @@
 
 namespace ste::cpu {
 
-// at::parallel_for is a template, and the threads that it starts are those of the OpenMP that it is compiled with: a
-// plain loop without any, and a second runtime beside torch's if that is another (a wheel of torch has its own copy,
-// whose name differs from one wheel to the next, so that a library which is linked to one does not suit the others). So
-// it is torch's own, compiled, that runs here: the one of TensorIterator, over a tensor of bytes that nobody reads or
-// writes, whose addresses are the indices. That suits every compiler and every torch, one with a pool of its own too.
-// It takes about a microsecond, where the work takes ten at least.
+// at::parallel_for is a template, and starts the threads of the OpenMP that it is compiled with: without one it is a
+// plain loop, and with another one than torch's it starts a second runtime. (A wheel of torch has its own copy, whose
+// name differs from wheel to wheel, so a library that links one does not work with the others.) So this uses the loop
+// that is compiled into torch: TensorIterator's, over a tensor of bytes that nobody reads or writes, whose addresses
+// are the indices. That works with every compiler and every torch, even one with a thread pool of its own. It takes
+// about a microsecond, and the work takes at least ten.
 void parallel_for(int64_t size, int64_t grain, c10::function_ref<void(int64_t, int64_t)> function) {
   if (size <= grain || at::get_num_threads() == 1 || at::in_parallel_region()) {
     function(0, size);

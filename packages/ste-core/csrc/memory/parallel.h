@@ -7,8 +7,8 @@
 
 namespace ste::cpu {
 
-// Calls `function` of the begin and the end of parts of [0, size), on as many threads as torch has for an op, and waits
-// for them. A part has at least `grain` of it. As with at::parallel_for, no op may be called from within.
+// Calls `function` with the begin and the end of each part of [0, size), on as many threads as torch has for an op, and
+// waits for them. A part has at least `grain` elements. As with at::parallel_for, `function` must not call an op.
 void parallel_for(int64_t size, int64_t grain, c10::function_ref<void(int64_t, int64_t)> function);
 
 }  // namespace ste::cpu

@@ -1,5 +1,5 @@
-// x as rows in memory, beside what broadcasts to its shape: for most tensors, in the place of TensorIterator, which for
-// a small one costs more than all of the rest of a call.
+// x as rows in memory, with arguments that broadcast to its shape. For most tensors this replaces TensorIterator, which
+// for a small one costs more than all of the rest of a call.
 #pragma once
 
 #include "extent.h"
@@ -23,11 +23,11 @@ template <size_t n>
 struct Rows {
   at::MemoryFormat format;
   int64_t size;                // of a row
-  int64_t count;               // of the rows to a block, at whose start the arguments start anew
-  bool is_inner;               // an argument has one value to a row
-  std::array<bool, n> varies;  // or is one number
+  int64_t count;               // rows per block; the arguments start over with each block
+  bool is_inner;               // an argument has one value per row
+  std::array<bool, n> varies;  // if not, it is one number
 
-  // Elements of those arguments that vary.
+  // The number of elements of the arguments that vary.
   int64_t arguments() const { return is_inner ? count : size; }
 };
 
@@ -54,15 +54,15 @@ std::optional<Rows<n>> rows_of(const at::Tensor& x, const std::array<const at::T
       extent = *of_argument;
     }
   }
-  // Rows are along the inner elements, which have the same arguments; where there are none, along the middle ones.
+  // Rows lie along the inner elements, which have the same arguments; if there are none, along the middle ones.
   if (extent.inner > 1 || extent.middle <= 1) {
     return Rows<n>{format, extent.inner, extent.middle, true, varies};
   }
   return Rows<n>{format, extent.middle, extent.outer, false, varies};
 }
 
-// Where the operands of a loop lie, as TensorIterator has it: how far an element of each is from the next in its row,
-// and then how far a row from the next.
+// The operands of a loop, as TensorIterator gives them: with the strides of all operands from element to element, and
+// then from row to row.
 template <size_t operands, size_t n>
 class Operands {
  public:
@@ -70,19 +70,19 @@ class Operands {
 
   const int64_t* strides() const { return strides_.data(); }
 
-  // What has all of x's elements.
+  // An operand with all of x's elements.
   void set_whole(size_t i, const void* data, int64_t element) {
     set(i, data, element, rows_.size * element);
     is_whole_[i] = true;
   }
 
-  // What has an argument's, of this size each.
+  // An operand with an argument's elements, of this size each.
   void set_argument(size_t i, const void* data, int64_t element, bool varies) {
     set(i, data, varies && !rows_.is_inner ? element : 0, varies && rows_.is_inner ? element : 0);
   }
 
-  // `function` of where the operands begin, of the size of a row and of the number of rows, until all elements of x
-  // from the first one on had their turn.
+  // Calls `function` with where the operands begin, the size of a row and the number of rows, until all elements of x
+  // from the first one on are done.
   template <typename Function>
   void for_rows(int64_t first, int64_t end, const Function& function) const {
     while (first < end) {
@@ -100,7 +100,7 @@ class Operands {
     }
   }
 
-  // The same, of the elements of x that belong to some of the arguments' elements, from the first one on.
+  // The same, for the elements of x that belong to some of the arguments' elements, from the first one on.
   template <typename Function>
   void for_arguments(int64_t first, int64_t end, int64_t elements, const Function& function) const {
     const int64_t blocks = rows_.is_inner ? elements / (rows_.size * rows_.count) : 1;

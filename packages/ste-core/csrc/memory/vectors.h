@@ -1,8 +1,8 @@
-// Rows of elements, and the vectors that they are loaded in.
+// Rows of elements, and the vectors into which they are loaded.
 //
-// For the loops, which are compiled once for each instruction set, with CPU_CAPABILITY as torch's own have it: all of
-// it is in an unnamed namespace, since the linker chooses one of all copies of an inline function, and that would not
-// run everywhere.
+// For the loops, which are compiled once for each instruction set, with CPU_CAPABILITY set as for torch's own. All of
+// this is in an unnamed namespace, because the linker chooses one of all copies of an inline function, and that one
+// would not run everywhere.
 #pragma once
 
 #include "kernel.h"
@@ -31,8 +31,8 @@ T& at_byte(char* data, int64_t offset) {
 template <typename T>
 constexpr bool is_16_bit = std::is_same_v<T, c10::Half> || std::is_same_v<T, c10::BFloat16>;
 
-// 16-bit numbers are computed with as what they are in memory, a sign and a magnitude: through float, as torch does,
-// takes several times as long.
+// Computes with 16-bit numbers as they are in memory, a sign and a magnitude. Going through float, as torch does, takes
+// several times as long.
 using Pattern = Vectorized<int16_t>;
 
 template <typename T>
@@ -65,8 +65,8 @@ Lane<T> lane_of(T value) {
   }
 }
 
-// The vector at element i of a row: all of it, the first `count` of it where the row ends, or the same number in each
-// lane. (at::vec counts in int64_t, or in a type of the elements' size.)
+// The vector at element i of a row: all of it, its first `count` elements at the end of the row, or the same number in
+// each lane. (at::vec counts in int64_t, or in a type of the elements' size.)
 struct Whole {};
 constexpr Whole whole;
 
@@ -106,13 +106,13 @@ inline Pattern magnitude(const Pattern& x) {
   return x & Pattern(0x7FFF);
 }
 
-// Integers in the order of the numbers, both zeros the same.
+// Integers that have the order of the numbers. Both zeros give the same.
 inline Pattern order(const Pattern& x) {
   const Pattern is_negative = x < Pattern(0);
   return (magnitude(x) ^ is_negative) - is_negative;
 }
 
-// `function` of the index of each vector of a row from element i on, and of what is left at its end.
+// Calls `function` with the index and the count of each vector of a row, from element i on to what is left at the end.
 template <typename T, typename Function>
 void for_vectors(int64_t i, int64_t size, const Function& function) {
   for (; i + Lanes<T>::size() <= size; i += Lanes<T>::size()) {
@@ -143,7 +143,7 @@ void map_row(char* y, const char* x, int64_t size, const At& at) {
   for_vectors<T>(i, size, map);
 }
 
-// y = function(x). The function takes a vector, with all that does not depend on x computed before, and one element.
+// y = function(x). The function takes a vector or one element, and has already computed all that does not depend on x.
 template <typename T, typename Function>
 void unary(char* const* data, const int64_t* strides, int64_t size0, int64_t size1, const Function& function) {
   for (int64_t row = 0; row < size1; ++row) {
@@ -174,7 +174,7 @@ struct Types {};
 using FloatingTypes = Types<double, float, c10::Half, c10::BFloat16>;
 using AllTypes = Types<double, float, c10::Half, c10::BFloat16, uint8_t, int8_t, int16_t, int32_t, int64_t>;
 
-// The loops of a kernel, for these types of x: `loop_of<T>()` is the one for T.
+// The loops of a kernel, for these types of x. `loop_of<T>()` is the one for T.
 template <typename Table, typename... Ts, typename LoopOf>
 constexpr Table loop_table(Types<Ts...>, LoopOf loop_of) {
   Table table{};

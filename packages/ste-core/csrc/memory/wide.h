@@ -1,7 +1,7 @@
-// Doubles that are to become floats: their exponential and logarithm are as accurate as a float needs, in half the time
-// of those of at::vec, which are accurate to a double's last bit.
+// Doubles that will become floats. Their exponential and logarithm are as accurate as a float requires, and take half
+// as long as those of at::vec, which are accurate to a double's last bit.
 //
-// Compiled as vectors.h is.
+// Compiled like vectors.h.
 #pragma once
 
 #include "opmath.h"
@@ -15,7 +15,7 @@ namespace ste::cpu {
 inline namespace CPU_CAPABILITY {
 namespace {
 
-// Of the exponential: a relative error of 2^-29, 1/32 of a float's last bit, or of 2^-52.
+// The relative error of the exponential: 2^-29, which is 1/32 of a float's last bit, or 2^-52.
 enum class Precision { of_float, of_double };
 
 #if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
@@ -30,7 +30,7 @@ inline Longs bits_of(const Doubles& v) {
 #endif
 }
 
-// By 52 bits, of numbers without a sign. (at::vec's have one.)
+// Shifts by 52 bits, without a sign. (at::vec's shift keeps the sign.)
 inline Longs shifted_right(const Longs& v) {
 #if defined(CPU_CAPABILITY_AVX512)
   return _mm512_srli_epi64(v, 52);
@@ -48,7 +48,7 @@ Doubles polynomial(const std::array<double, count>& terms, const Doubles& x) {
   return sum;
 }
 
-// exp(r) where |r| <= ln(2) / 2: of the polynomials of this degree, the one with the least relative error.
+// exp(r) for |r| <= ln(2) / 2: the polynomial of this degree with the smallest relative error.
 template <Precision precision>
 Doubles exponential_near_zero(const Doubles& r) {
   if constexpr (precision == Precision::of_float) {
@@ -67,21 +67,21 @@ Doubles exponential_near_zero(const Doubles& r) {
   }
 }
 
-// exp(r) * 2^n, with n the integer nearest to t / ln(2). The last bits of a sum are n + 1023, which is the exponent of
-// 2^n as a double has it: from 0, that of 0, to 2047, that of infinity.
+// exp(r) * 2^n, where n is the integer nearest to t / ln(2). The last bits of the sum `shifted` are n + 1023, the
+// exponent field of 2^n in a double: from 0, the field of 0, to 2047, that of infinity.
 template <Precision precision>
 Doubles exponential(const Doubles& t) {
   constexpr double ln2 = std::numbers::ln2;
   const Doubles shift(0x1.8p52 + 1023);
-  const Doubles within = at::vec::clamp(t, Doubles(-1023 * ln2), Doubles(1024 * ln2));  // which keeps a NaN
+  const Doubles within = at::vec::clamp(t, Doubles(-1023 * ln2), Doubles(1024 * ln2));  // keeps a NaN
   const Doubles shifted = at::vec::fmadd(within, Doubles(std::numbers::log2e), shift);
   const Doubles r = at::vec::fnmadd(shifted - shift, Doubles(ln2), within);
   const Doubles power = at::vec::cast<double>(bits_of(shifted) << Longs(52));
   return exponential_near_zero<precision>(r) * power;
 }
 
-// n ln(2) + log(m) of a normal positive number m * 2^n, with m from sqrt(1/2) to sqrt(2), and log(m) as a series of
-// (m - 1) / (m + 1). The relative error is 2^-37.
+// n ln(2) + log(m) for a normal positive number m * 2^n, with m from sqrt(1/2) to sqrt(2), and log(m) as a series in (m
+// - 1) / (m + 1). The relative error is 2^-37.
 inline Doubles logarithm(const Doubles& x) {
   constexpr int64_t exponent_of_one = int64_t(1) << 52;
   constexpr int64_t root_of_half = 0x3FE6A09E667F3BCD;

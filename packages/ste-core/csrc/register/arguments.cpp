@@ -97,7 +97,7 @@ bool broadcasts(const at::Tensor& bound, const at::Tensor& x) {
   return is_expandable(bound, x);
 }
 
-// How a parameter of one dimension would have to lie, for those who meant another dimension of x than the last.
+// The shape that a one-dimensional parameter needs, if it was meant for another dimension of x than the last.
 std::string hint(const char* name, const at::Tensor& parameter, const at::Tensor& x) {
   if (parameter.dim() != 1 || has_symbolic_shape(parameter) || has_symbolic_shape(x)) {
     return "";
@@ -121,7 +121,7 @@ void check_fits(const char* op, const char* name, const at::Tensor& parameter, c
       " does not broadcast to x's shape ", x.sym_sizes(), hint(name, parameter, x));
 }
 
-// On the same device, and of the same shape.
+// The two are on the same device and have the same shape.
 void check_lies_as(
     const char* op, const char* name, const at::Tensor& tensor, const char* other_name, const at::Tensor& other) {
   TORCH_CHECK(
@@ -192,7 +192,7 @@ void check_quantization(
   const auto low = quant_min.maybe_as_int();
   const auto high = quant_max.maybe_as_int();
   if (!low || !high) {
-    // A symbol whose value is not known yet is checked when the graph runs.
+    // An end whose value is not known yet is checked when the graph runs.
     TORCH_SYM_CHECK(
         quant_min.sym_lt(quant_max), op, ": quant_min=", quant_min, " is not less than quant_max=", quant_max);
     return;
@@ -220,7 +220,7 @@ double end_in_dtype(Side side, int64_t end, at::ScalarType dtype) {
 
 c10::Scalar bound_in_dtype(const char* op, const char* name, const c10::Scalar& bound, const at::Tensor& x) {
   if (bound.isSymbolic()) {
-    return bound;  // a compiler's symbol: to look at its value would specialize the graph to it
+    return bound;  // a compiler's symbol: looking at its value would specialize the graph to it
   }
   const auto dtype = x.scalar_type();
   if (at::isFloatingType(dtype)) {
@@ -264,7 +264,7 @@ c10::Scalar value_in_dtype(const char* op, const char* name, const c10::Scalar& 
     return bound_in_dtype(op, name, value, x);
   }
   const Range range = integer_range(dtype);
-  // Of a double past int64 there is no integer to compare: the cast would be undefined.
+  // A double past int64 has no integer to compare with: the cast would be undefined.
   const double real = value.toDouble();
   const bool is_whole =
       !value.isFloatingPoint() || (std::trunc(real) == real && real >= -kInt64End && real < kInt64End);

@@ -1,4 +1,5 @@
-// Of functorch's headers only BatchedTensorImpl.h: its neighbours include nlohmann/json.hpp, which torch does not ship.
+// Includes only BatchedTensorImpl.h of functorch's headers: its neighbors include nlohmann/json.hpp, which torch does
+// not ship.
 #include "batching.h"
 
 namespace ste {

@@ -1,6 +1,5 @@
-// The batching rule of an elementwise op: vmap's own dimension becomes the first one, and the op itself is called on
-// what results. (A rule that called the op's forward instead would hide the op from the levels outside it:
-// grad(vmap(f)) would then be silently zero.)
+// The batching rule of an elementwise op: it moves vmap's dimension to the front, and calls the op itself. (A rule that
+// called the op's forward instead would hide the op from the outer levels, and grad(vmap(f)) would be silently zero.)
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,21 +12,21 @@ namespace ste {
 
 class Batch {
  public:
-  // The level is the largest among the arguments; those of a lower level take part as they are.
+  // The level is the highest among the arguments. Those of a lower level are taken as they are.
   template <typename... Args>
   explicit Batch(const at::Tensor& x, const Args&... args) : rank_(x.dim()) {
     visit(x);
     (visit(args), ...);
   }
 
-  // x with the batch first, whether it was batched or not: what broadcasts against x must not enlarge it. So too what
-  // has to be of x's shape.
+  // x with the batch first, whether it was batched or not: what broadcasts against x must not enlarge it. Also for
+  // tensors that must have x's shape.
   at::Tensor input(const at::Tensor& x) const;
   std::optional<at::Tensor> input(const std::optional<at::Tensor>& x) const {
     return x ? std::optional(input(*x)) : std::nullopt;
   }
 
-  // A bound with the batch first and its logical rank padded to x's. What is no tensor is passed on.
+  // A bound with the batch first and its logical rank padded to x's. Arguments that are not tensors are passed on.
   at::Tensor argument(const at::Tensor& bound) const;
   std::optional<at::Tensor> argument(const std::optional<at::Tensor>& bound) const {
     return bound ? std::optional(argument(*bound)) : std::nullopt;

@@ -1,5 +1,5 @@
-// A function of elements, as operations of torch: of an expression the functions that kernels are made of (element.h
-// and what families have beside it) are the same formula for compilers, and differentiable.
+// Turns a function of elements into torch operations: applied to an expression, the functions that kernels are made of
+// (element.h and those of the families) give compilers the same formula, which is differentiable.
 #pragma once
 
 #include <ATen/TensorOperators.h>
@@ -22,7 +22,7 @@ class Expression {
   explicit Expression(double value) : value_(at::Scalar(value)) {}
   explicit Expression(at::Tensor tensor) : value_(std::move(tensor)) {}
 
-  // Not of a constant.
+  // Not for a constant.
   const at::Tensor& tensor() const { return std::get<at::Tensor>(value_); }
 
   bool is_constant() const { return std::holds_alternative<at::Scalar>(value_); }
@@ -32,7 +32,7 @@ class Expression {
   std::variant<at::Scalar, at::Tensor> value_;
 };
 
-// `function` of two, not both of which are constants.
+// `function` of two expressions, at least one of which is a tensor.
 template <typename Function>
 Expression combined(const Expression& a, const Expression& b, const Function& function) {
   if (a.is_constant()) {

@@ -1,4 +1,4 @@
-// What the autograd nodes share. How they are owned: torch 2.13 holds them by c10::intrusive_ptr, torch 2.6 by
+// What the autograd nodes share. As for their ownership, torch 2.13 holds them by c10::intrusive_ptr, torch 2.6 by
 // std::shared_ptr with a deleter of its own (deleteNode keeps long graphs from overflowing the stack).
 #pragma once
 
@@ -24,45 +24,44 @@ using NodePtr = decltype(torch::autograd::Edge::function);
 template <typename T, typename Pointer = NodePtr, typename... Args>
 Pointer make_node(Args&&... args) {
   if constexpr (std::is_same_v<Pointer, std::shared_ptr<torch::autograd::Node>>) {
-    // Found by argument-dependent lookup: the function is gone where this branch is not taken.
+    // Found by argument-dependent lookup: the function does not exist in versions that do not take this branch.
     return Pointer(new T(std::forward<Args>(args)...), [](auto* node) { deleteNode(node); });
   } else {
     return Pointer(c10::make_intrusive<T>(std::forward<Args>(args)...));
   }
 }
 
-// What was saved, which may be nothing.
+// A saved tensor, which may be undefined.
 inline std::optional<at::Tensor> optional(at::Tensor tensor) {
   return tensor.defined() ? std::optional(std::move(tensor)) : std::nullopt;
 }
 
-// Whether the loops can take them: hooks for saved tensors may return any dtype and shape, not only what was saved.
+// Whether the loops can take them: saved-tensor hooks may return any dtype and shape, not only those of what was saved.
 inline bool are_alike(const at::Tensor& g, const at::Tensor& x) {
   const auto dtype = x.scalar_type();
   return is_floating(dtype) && g.scalar_type() == dtype && g.sizes() == x.sizes();
 }
 
-// That of a gradient to a parameter: a whole one would lose what is behind the point. (Autograd casts to the dtype of
-// the parameter that was differentiated.)
+// The dtype of a gradient to a parameter: an integer dtype would lose the fraction. (Autograd casts to the dtype of the
+// parameter that was differentiated.)
 inline at::ScalarType gradient_dtype(const at::Tensor& parameter) {
   const auto dtype = parameter.scalar_type();
   return is_floating(dtype) ? dtype : at::kFloat;
 }
 
-// Without the tangent, in whose formula it is.
+// The tensor without its tangent, for use in the formula of a tangent.
 inline at::Tensor primal_of(const at::Tensor& tensor) {
   return torch::autograd::isFwGradDefined(tensor) ? tensor._fw_primal(/*level=*/0) : tensor;
 }
 
-// Whether a backward can be its kernel: of values alone, that are neither to be traced nor to be differentiated
-// themselves.
+// Whether a backward can run its kernel: only on values that are neither traced nor differentiated themselves.
 template <typename Kernel, typename... Tensors>
 bool can_run(const at::Tensor& g, const at::Tensor& x, const Tensors&... parameters) {
   namespace autograd = torch::autograd;
   const bool are_values = !at::GradMode::is_enabled() && !c10::impl::dispatch_mode_enabled() && g.numel() > 0 &&
                           !autograd::isFwGradDefined(g) && !autograd::isFwGradDefined(x) &&
                           !(autograd::isFwGradDefined(parameters) || ...);
-  // Sizes are asked of dense tensors alone: others may have symbols for them, or none.
+  // Read sizes only from dense tensors: others may have symbols for them, or none.
   return are_values && has_kernel<Kernel>(x, g, parameters...) && are_alike(g, x) &&
          (is_expandable(parameters, x) && ...);
 }

@@ -1,11 +1,11 @@
 // One differentiable elementwise op, registered so that every transform sees its gradient:
 //
-// - The forward is the CompositeImplicitAutograd kernel, so compilers, exporters and DTensor look through the op.
-// - Autograd has a kernel at *each* concrete autograd key. A key that has none falls to the composite kernel, which is
-//   differentiated instead: for a rounding function, a gradient of zero and no error. (The alias key `Autograd` will
-//   not do: the composite kernel takes precedence over it.)
+// - The forward is the CompositeImplicitAutograd kernel, so compilers, exporters and DTensor see through the op.
+// - Autograd has a kernel at *each* concrete autograd key. A key without one falls back to the composite kernel, which
+//   autograd then differentiates: for a rounding function, that gives a gradient of zero and no error. (The alias key
+//   `Autograd` does not help: the composite kernel takes precedence over it.)
 // - That kernel records a node and redispatches to the op itself below autograd, so that the next level of torch.func
-//   finds the op and not its forward.
+//   sees the op, not its forward.
 // - vmap has a batching rule that calls the op itself (batching.h).
 #pragma once
 
@@ -24,15 +24,14 @@
 
 namespace ste {
 
-// `Gradient::record(below, x, args...)` calls `below()` for the result and makes it differentiable; where the op takes
-// other arguments than floating or integer tensors and bounds for them, `Gradient::check` refuses them; and where its
-// tensors do not broadcast to x's shape but have to be of it, there is a `Gradient::takes_one_shape`. Where an element
-// of the result depends on others of x, there is a `Gradient::is_not_pointwise`. Where vmap needs other arguments than
-// these, there is a `Gradient::batched(batch, call, x, args...)`, which calls the op on what has vmap's dimension as
-// its first. `Composite` and `Eager` compute the op from arguments that have been checked, to the same bits:
-// `Composite` for compilers and for tensors that are not plain, `Eager` for all others, where a single kernel does it.
-// (Not by a registration at CPU and CUDA: the op would then stay in the graph of torch.compile as a call that nothing
-// fuses with.)
+// `Gradient::record(below, x, args...)` calls `below()` for the result and makes it differentiable. A Gradient may also
+// have: `check`, if the op's arguments are not just a floating-point or integer x and bounds for it; `takes_one_shape`,
+// if its tensors must have x's shape instead of broadcasting to it; `is_not_pointwise`, if an element of the result
+// depends on other elements of x; and `batched(batch, call, x, args...)`, if vmap needs other arguments than these,
+// which calls the op on tensors with vmap's dimension first. `Composite` and `Eager` compute the op, with the same
+// bits, from arguments that have been checked: `Composite` for compilers and for tensors that are not plain, `Eager`
+// for all others, with a single kernel if there is one. (They are not registered at CPU and CUDA: the op would then
+// stay in the graph of torch.compile as a call that nothing fuses with.)
 template <typename Gradient, auto Composite, auto Eager = Composite, typename Signature = decltype(Composite)>
 class Op;
 
@@ -53,7 +52,8 @@ class Op<Gradient, Composite, Eager, at::Tensor (*)(const at::Tensor&, Args...)>
   }
 
  private:
-  // Not a static member: one of a template is initialized in no order, which may be after the library was defined.
+  // Not a static member: the initialization of a template's static members is unordered, and may come after the library
+  // is defined.
   static std::string& name() {
     static std::string name;
     return name;
@@ -96,8 +96,8 @@ class Op<Gradient, Composite, Eager, at::Tensor (*)(const at::Tensor&, Args...)>
   template <typename T>
   static void check_argument(size_t, const T&, const at::Tensor&) {}
 
-  // A parameter on the CPU beside x on another device, or of one element and more dimensions than x, is brought to x's
-  // side above autograd, so that neither the kernels nor the gradients know of it.
+  // If a parameter is on the CPU and x on another device, or it has one element and more dimensions than x, this
+  // converts it above autograd, so that neither the kernels nor the gradients have to deal with it.
   static bool lie_beside(const at::Tensor& x, const std::remove_reference_t<Args>&... args) {
     return (is_beside(args, x) && ...);
   }

@@ -1,4 +1,4 @@
-// The gradient of a straight-through op, to give to Op.
+// The gradient of a straight-through op, for Op.
 #pragma once
 
 #include "node.h"
@@ -11,7 +11,7 @@
 
 namespace ste {
 
-// The gradient that comes out is the tensor that went in; nothing is saved.
+// Returns the incoming gradient itself, the same tensor. Nothing is saved.
 struct StraightThroughBackward final : torch::autograd::Node {
   torch::autograd::variable_list apply(torch::autograd::variable_list&& gradients) override {
     return std::move(gradients);
