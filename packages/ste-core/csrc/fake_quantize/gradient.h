@@ -110,7 +110,7 @@ class FakeQuantizeBackward final : public torch::autograd::Node {
       result[1] = to_parameter(wide * slopes.by_scale(zero_point, settings_.grad_scale), scale);
     }
     if (needed[2]) {
-      // What is not counted is not even NaN, where g is infinite.
+      // Masked, because where g is infinite, its product with a slope of 0 is NaN.
       const auto counted = wide * slopes.by_zero_point(scale, settings_.grad_scale);
       result[2] = to_parameter(at::where(slopes.is_inside, 0, counted), *zero_point);
     }

@@ -63,7 +63,7 @@ auto loop_for(at::ScalarType dtype) {
   return index < kDtypes ? loops_of<Kernel>().of[index] : nullptr;
 }
 
-// Whether there is a kernel for x, with all of the other tensors on its device.
+// Whether there is a kernel for x, and all of the others are dense on its device.
 template <typename Kernel, typename... Tensors>
 bool has_kernel(const at::Tensor& x, const Tensors&... others) {
   if (is_dense_cpu(x)) {

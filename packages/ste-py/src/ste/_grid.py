@@ -78,7 +78,7 @@ class GridFunction(ElementwiseFunction):
         needs_x, needs_scale, needs_zero_point = ctx.needs_input_grad[:3]
         to_zero_point = None
         if zero_point is not None and needs_zero_point:
-            # What is not counted is not even NaN, where g is infinite.
+            # Masked, because where g is infinite, its product with a slope of 0 is NaN.
             counted = torch.where(grid.is_inside, 0, wide * grid.slope_to_zero_point(scale))
             to_zero_point = sum_to(zero_point, counted, grid.grad_scale)
         return (
