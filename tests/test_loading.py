@@ -286,10 +286,10 @@ def test_command_line() -> None:
     assert lines["backend"] == str(ste.backend())
     assert lines["ste-py"] == ste.__version__
     assert lines["torch"].startswith(torch.__version__)
-    assert lines["asked"] == f"STE_BACKEND={os.environ.get('STE_BACKEND', '(not set)')}"
-    assert lines["threads"] == f"{torch.get_num_threads()} of torch, {os.cpu_count()} cores"
+    assert lines["requested"] == f"STE_BACKEND={os.environ.get('STE_BACKEND', '(not set)')}"
+    assert lines["threads"] == f"{torch.get_num_threads()} in torch, {os.cpu_count()} cores"
     assert lines["cpu"] == torch.backends.cpu.get_cpu_capability()
-    names = {"backend", "asked", "ste-py", "ste-core", "torch", "threads", "cpu", "python", "platform"}
+    names = {"backend", "requested", "ste-py", "ste-core", "torch", "threads", "cpu", "python", "platform"}
     assert set(lines) == names
 
 

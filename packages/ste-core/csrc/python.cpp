@@ -326,6 +326,6 @@ py::object function(const std::string& name, const py::object& overridable, cons
 PYBIND11_MODULE(_C, module) {
   module.def(
       "function", &function, py::arg("name"), py::arg("overridable"), py::arg("with_symbols"),
-      "The eager call of the op `name`; `overridable` is the function that __torch_function__ is told of, and "
-      "`with_symbols` what is called where a number is a symbol.");
+      "The eager call of the op `name`. `overridable` is the function that __torch_function__ gets, and "
+      "`with_symbols` is called instead if a number is a symbol.");
 }
