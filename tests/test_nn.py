@@ -332,7 +332,7 @@ def test_empty_batch() -> None:
         (lambda: ste.nn.BinaryQuantizer(scale="max"), "BinaryQuantizer: scale must be None or 'mean', got 'max'"),
         (lambda: ste.nn.TernaryQuantizer(-1.0), "TernaryQuantizer: threshold must be at least 0, got -1.0"),
         (lambda: ste.nn.quantize(nn.Linear(2, 2)), "quantize: give weight, activation, or both"),
-        (lambda: ste.nn.quantize(nn.ReLU(), ste.nn.BinaryQuantizer()), "quantize: there is no such layer in the model"),
+        (lambda: ste.nn.quantize(nn.ReLU(), ste.nn.BinaryQuantizer()), "quantize: the model has no layer to quantize"),
         (lambda: ste.nn.unquantize(nn.ReLU(), keep="int8"), "unquantize: keep must be 'float' or 'quantized'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What the autograd classes share that put x on a grid, of integers or of a floating-point format, and back."""
+"""Shared by the autograd classes that put x on a grid, of integers or of a floating-point format, and back."""
 
 import inspect
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The arguments that the dispatcher expects of an op, and how to make them of what people pass."""
+"""The arguments that the dispatcher expects of an op, and how to make them from what people pass."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple

@@ -87,7 +87,7 @@ def quantize(
         raise ValueError("quantize: give weight, activation, or both")
     chosen = [(name, layer) for name, layer in model.named_modules() if (where or _has_weights)(name, layer)]
     if not chosen:
-        raise ValueError("quantize: there is no such layer in the model")
+        raise ValueError("quantize: the model has no layer to quantize")
     for name, layer in chosen:
         if _is_quantized(layer):
             raise ValueError(f"quantize: layer {name!r} is quantized already; unquantize the model first")
