@@ -268,7 +268,7 @@ c10::Scalar value_in_dtype(const char* op, const char* name, const c10::Scalar& 
   const double real = value.toDouble();
   const bool is_whole =
       !value.isFloatingPoint() || (std::trunc(real) == real && real >= -kInt64End && real < kInt64End);
-  const int64_t integer = value.isFloatingPoint() ? saturated(real) : value.toLong();
+  const int64_t integer = !value.isFloatingPoint() ? value.toLong() : is_whole ? static_cast<int64_t>(real) : 0;
   TORCH_CHECK_VALUE(
       is_whole && integer >= range.min && integer <= range.max, op, ": ", name, "=", value,
       " cannot be represented in ", dtype_name(dtype));
