@@ -5,6 +5,7 @@ An input follows from its number. `tools/fuzz.py` runs as many as one likes.
 
 import random
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -118,6 +119,12 @@ def smaller(choose: random.Random, shape: Sequence[int]) -> list[int]:
     return kept
 
 
+def on_device(t: Tensor, device: str) -> Tensor:
+    """With the strides that it has, and elements that overlap where its own do."""
+    elements = 1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride())) if t.numel() else 0
+    return t.as_strided((elements,), (1,)).to(device).as_strided(t.shape, t.stride())
+
+
 class Input:
     """All that follows from a number: an op, and its arguments."""
 
@@ -133,6 +140,15 @@ class Input:
         self.g = tensor(self.choose, self.shape, self.dtype)
         # Whether the sums of the parameters' gradients are exact: then they are the same in whatever order.
         self.is_exact &= all(bool((t.nan_to_num(0, 0, 0).abs() <= 4).all()) for t in (self.x, self.g))
+
+    def on(self, device: str) -> "Input":
+        """The same, on another device, laid out there as it is here."""
+        moved = copy(self)
+        moved.x, moved.g = on_device(self.x, device), on_device(self.g, device)
+        moved.arguments = tuple(
+            moved.x if a is self.x else on_device(a, device) if isinstance(a, Tensor) else a for a in self.arguments
+        )
+        return moved
 
     def parameter(self, *dtypes: torch.dtype) -> Tensor:
         dtype = self.choose.choice(dtypes or (self.dtype, torch.float32))

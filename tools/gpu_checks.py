@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 import ste
+from ste.surrogates import TABLE
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
@@ -24,9 +26,11 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
 # Neither the tests nor the tools are packages: they are found by the path that stands above.
 from bits import all_patterns, assert_same_bits, special_values  # noqa: E402
 from op_table import FLOATING, INTEGER, OPS, Op  # noqa: E402
+from random_calls import Input, compare, native, result_of  # noqa: E402
 from test_layouts import LAYOUTS as LAYOUTS_OF_THREE  # noqa: E402
 
 SMALL = (2, 8, 6, 16)  # of each kernel's calls under a sanitizer
+RANDOM_CALLS = 3000
 
 Leaves = list[Tensor]
 Check = Callable[[str], None]
@@ -110,16 +114,47 @@ def parameters(x: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
     yield "last and one", low.new_full(x.shape[-1:], 0.5), low.new_tensor(1.0)
 
 
+def in_blocks(x: Tensor, grid: str, block: int, rule: str, dim: int, at_random: bool = False) -> Tensor:
+    wide = torch.promote_types(x.dtype, torch.float32)
+    scale = torch.full((), 0.5, dtype=wide, device=x.device) if rule == "e4m3fn" else None
+    return ste.fake_quantize_blocks(x, grid, block, rule, dim, scale, torch.full_like(x, 0.4) if at_random else None)
+
+
+# Of x, a scale and a zero point, where they have one; of x, a threshold and an alpha.
 FUNCTIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "tensor_clamp": ste.tensor_clamp,
     "fake_quantize": lambda x, scale, zero_point: ste.fake_quantize(x, scale, zero_point, -4, 3, 0.5),
     "fake_quantize, scaled": lambda x, scale, zero_point: ste.fake_quantize(x, scale, zero_point, -4, 3, 1.0, "scaled"),
-    "fake_quantize_float": lambda x, scale, zero_point: (
-        ste.fake_quantize_float(x, scale, "e2m1fn", 0.5) + 0 * zero_point  # which it has none of
+    "fake_quantize, random": lambda x, scale, zero_point: ste.fake_quantize(
+        x, scale, zero_point, -4, 3, random=torch.full_like(x, 0.4)
     ),
-    "fake_quantize_blocks": lambda x, scale, zero_point: (
-        ste.fake_quantize_blocks(x, "e2m1fn", 16, "floor", 0) + 0 * (scale + zero_point)
+    "fake_quantize_float": lambda x, scale, _: ste.fake_quantize_float(x, scale, "e2m1fn", 0.5),
+    "fake_quantize_float, random": lambda x, scale, _: ste.fake_quantize_float(
+        x, scale, "e5m2", saturate=False, random=torch.full_like(x, 0.4)
     ),
+    "binary_sign_ste, polynomial": lambda x, _, alpha: ste.binary_sign_ste(x, -1.0, "polynomial", alpha.detach()),
+    "ternary_sign_ste, triangle": lambda x, threshold, alpha: ste.ternary_sign_ste(
+        x, threshold.detach(), "triangle", alpha.detach()
+    ),
+}
+OF_X: dict[str, Callable[[Tensor], Tensor]] = {
+    "stochastic_round_ste": lambda x: ste.stochastic_round_ste(x, torch.full_like(x, 0.4)),
+    "straight_through": lambda x: ste.straight_through(x.detach().round(), x),
+    **{
+        f"fake_quantize_blocks, {grid}, {block}, {rule}": partial(in_blocks, grid=grid, block=block, rule=rule, dim=dim)
+        for grid, block, rule, dim in (
+            ("e2m1fn", 16, "floor", 0),
+            ("e2m1fn", 16, "e4m3fn", -1),
+            ("e4m3fn", 32, "rceil", -1),
+            ("e3m2fn", 32, "even", -1),
+            ("int4", 32, "absmax", -1),
+            ("int3", 5, "minmax", 1),
+            ("int8", -1, "ceil", -1),
+        )
+    },
+    "fake_quantize_blocks, random": partial(in_blocks, grid="e2m1fn", block=32, rule="floor", dim=-1, at_random=True),
+    **{f"binary_sign_ste, {kind.name}": partial(ste.binary_sign_ste, low=-1.0, surrogate=kind.name) for kind in TABLE},
+    **{f"ternary_sign_ste, {kind.name}": partial(ste.ternary_sign_ste, surrogate=kind.name) for kind in TABLE},
 }
 
 
@@ -127,7 +162,7 @@ def gradients(function: Callable[..., Tensor], *tensors: Tensor) -> Leaves:
     leaves = [t.detach().requires_grad_() for t in tensors]
     y = function(*leaves)
     g = torch.linspace(-1, 1, y.numel(), device="cpu").to(y.device, y.dtype).view(y.shape)
-    return list(torch.autograd.grad(y, leaves, g))
+    return list(torch.autograd.grad(y, leaves, g, materialize_grads=True))
 
 
 def all_gradients(device: str, shape: Sequence[int]) -> Iterator[tuple[str, Callable[..., Tensor], Leaves]]:
@@ -135,9 +170,20 @@ def all_gradients(device: str, shape: Sequence[int]) -> Iterator[tuple[str, Call
     for dtype in FLOATING:
         for layout, lay_out in LAYOUTS.items():
             x = lay_out(torch.randn(shape, device=device).to(dtype) * 3)
+            for name, of_x in OF_X.items():
+                yield f"{name}, {dtype}, {layout}", of_x, [x]
             for kind, low, high in parameters(x):
                 for name, function in FUNCTIONS.items():
                     yield f"{name}, {dtype}, {layout}, {kind}", function, [x, low, high]
+
+
+def assert_same_gradient(title: str, actual: Tensor, expected: Tensor) -> None:
+    """To the bit, but where torch has several exponentials."""
+    if any(kind.is_transcendental and f", {kind.name}" in title for kind in TABLE):
+        rtol = 4 * torch.finfo(actual.dtype).eps
+        torch.testing.assert_close(actual, expected, rtol=rtol, atol=1e-40, equal_nan=True, msg=title)
+    else:
+        assert_same_bits(actual, expected)
 
 
 @check
@@ -146,12 +192,27 @@ def gradients_are_those_of_the_cpu(device: str) -> None:
     for title, function, tensors in all_gradients(device, (4, 16, 6, 40)):
         on_cpu = gradients(function, *(t.cpu() for t in tensors))
         here = gradients(function, *tensors)
-        assert_same_bits(here[0].cpu(), on_cpu[0])
+        assert_same_gradient(title, here[0].cpu(), on_cpu[0])
         for actual, expected in zip(here[1:], on_cpu[1:]):
             eps = torch.finfo(actual.dtype).eps
             bound = max(4 * eps, 1e-12) * expected.double().abs().max().clamp(min=1)
             error = (actual.cpu().double() - expected.double()).abs().max()
             assert error <= bound, f"{title}: the gradient to a parameter is off by {float(error / bound):.3g} bounds"
+
+
+@check
+def calls_at_random(device: str) -> None:
+    """The fuzzer's inputs give there what they give on the CPU; or they are refused on both."""
+    for number in range(RANDOM_CALLS):
+        case = Input(number)
+        there = case.on(device)
+        try:
+            results = [result_of(native(each), each, "once") for each in (there, case)]
+            if all(isinstance(result, str) for result in results):
+                continue
+            compare(case, *([t.cpu() for t in r] if isinstance(r, list) else r for r in results))
+        except AssertionError as error:
+            raise AssertionError(f"{number} {case}: {error}") from error
 
 
 @check
@@ -237,7 +298,9 @@ def no_call_waits(device: str) -> None:
     torch.cuda.set_sync_debug_mode("error")
     try:
         for function in FUNCTIONS.values():
-            torch.autograd.grad(function(*leaves), leaves, g)
+            torch.autograd.grad(function(*leaves), leaves, g, materialize_grads=True)
+        for of_x in OF_X.values():
+            torch.autograd.grad(of_x(x), x, g)
         for op in OPS:
             if not any(callable(a) for a in op.arguments):
                 op(x.detach())

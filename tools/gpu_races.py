@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 import ste
+from ste.surrogates import TABLE
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
@@ -27,7 +28,8 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
 # Neither the tests nor the tools are packages: they are found by the path that stands above.
 from bench import LIMIT, Bench  # noqa: E402
 from bench_calls import VARIANTS, Call, detached, written  # noqa: E402
-from bench_grids import learnable  # noqa: E402
+from bench_grids import block_formats, float_formats, learnable  # noqa: E402
+from bench_surrogates import gradients as surrogate_gradients  # noqa: E402
 from gpu_checks import synchronize  # noqa: E402
 from subjects import IDIOM  # noqa: E402
 
@@ -123,6 +125,28 @@ def races_of_fake_quantize(bench: Bench, x: Tensor, *, with_compiler: bool) -> I
         yield Race("backward", f"fake_quantize, {kind}", {"clone": copy, bench.ours: backward}, 3)
 
 
+def races_of_formats(bench: Bench, x: Tensor, *, with_compiler: bool) -> Iterator[Race]:
+    """FP8, and blocks whose scales follow from them."""
+    found = {"fake_quantize_float, e4m3fn": float_formats(x, bench.ours, peers=False)}
+    if x.numel() % GROUP == 0:
+        for recipe in ("mxfp4", "int4_128"):
+            found[f"fake_quantize_blocks, {recipe}"] = block_formats(recipe, x, bench.ours, peers=False)
+    for op, calls in found.items():
+        if not with_compiler:
+            del calls["torch.compile"]
+        torch._dynamo.reset()  # it compiles a function no more than eight times
+        yield Race("forward", op, {name: replace(call, arguments=detached(call)) for name, call in calls.items()}, 2)
+
+
+def races_of_surrogates(bench: Bench, x: Tensor) -> Iterator[Race]:
+    """The gradient alone, which reads two tensors and writes one."""
+    x = x.detach()
+    g = torch.randn_like(x)
+    for kind in TABLE:
+        calls = {"clone": Call(torch.clone, (x,)), **surrogate_gradients(kind, bench.ours, x, g)}
+        yield Race("gradient", f"binary_sign_ste, {kind.name}", calls, 3)
+
+
 def races(device: str) -> Iterator[dict[str, Any]]:
     bench = Bench("", quick=True)
     sizes = SIZES if device != "cpu" else SIZES[:3]
@@ -132,6 +156,8 @@ def races(device: str) -> Iterator[dict[str, Any]]:
         with_compiler = elements == sizes[-1] and dtype != torch.float16
         everything = itertools.chain(
             races_of_fake_quantize(bench, x, with_compiler=with_compiler),
+            races_of_formats(bench, x, with_compiler=with_compiler),
+            races_of_surrogates(bench, x),
             races_of_ops(bench, x, with_compiler=with_compiler and dtype == torch.float32),
         )
         for race in everything:
