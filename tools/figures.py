@@ -1,7 +1,7 @@
-"""Write the figures of the README and of the site's front page, from the results in docs.
+"""Write the figures in the README and on the site's front page, from the results in docs.
 
-`make bench` and `make matrix` do so. Each stands between two comments, the first of which names it; nothing else of the
-two files changes.
+`make bench` and `make matrix` run this. Two comments enclose each figure, and the first names it; the rest of the two
+files does not change.
 """
 
 import json
@@ -16,19 +16,19 @@ from bench_targets import NATIVE, Row
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-# Where they stand, and what leads to the folder of the site's pages from there.
+# The pages that have figures, and the path from each to the folder of the site's pages.
 PAGES = {ROOT / "README.md": "docs/", DOCS / "index.md": ""}
 
 TEN_MILLION = 10**7
 LARGE = {"dtype": "float32", "layout": "contiguous", "elements": TEN_MILLION, "threads": 1, "memory": "kept"}
 
-# Rows of the matrix that ours pass, and neither the idiom nor a Function, as people would say them: by group and row.
+# Rows of the matrix that ours pass and neither the idiom nor a Function does: a plain title, the group and the row.
 SHOWN = {
-    "`torch.compile`: the bits of eager mode": (
+    "`torch.compile`: the same bits as eager mode": (
         "`torch.compile(fullgraph=True)`",
         "inductor, values and gradients to the bit, of every value of 16 bits and the special values",
     ),
-    "`torch.compile(dynamic=True)` of a quantizer whose scale follows the batch": (
+    "`torch.compile(dynamic=True)`: a quantizer whose scale depends on the batch": (
         "Quantizers in use",
         "`Dynamic` scale, `compile(dynamic=True)`: 8 batch sizes in at most two graphs",
     ),
@@ -40,7 +40,7 @@ SHOWN = {
         "ONNX",
         "`export(dynamo=True)`: standard operators, the same bits in ONNX Runtime (but for a zero's sign, in four ops)",
     ),
-    "`torch.autocast`: bounds in float32, x in autocast's dtype": (
+    "`torch.autocast`: bounds in float32, x in the lower precision": (
         "Modules, autocast and memory formats",
         "`torch.autocast`: bounds in float32, x in autocast's dtype",
     ),
@@ -48,7 +48,7 @@ SHOWN = {
 
 
 def of(rows: Sequence[Row], **chosen: Any) -> dict[str, float]:
-    """The ratio of each competitor in one race; of those that ran in a process of each backend, in the first."""
+    """The ratio of each competitor in one race. Of one that ran in a process for each backend, the first."""
     raced = [r for r in rows if all(r[field] == value for field, value in chosen.items())]
     return {r["competitor"]: r["ratio"] for r in reversed(raced)}
 
@@ -73,8 +73,8 @@ def costs(rows: Sequence[Row]) -> list[str]:
     on = " / ".join(map(str, threads))
     steps = [
         line(
-            f"a step of training {network} in 4 bits, on {on} threads",
-            "the step in float32",
+            f"training step of {network} with 4 bits, on {on} threads",
+            "the same step in float32",
             libraries,
             *(of(rows, section="step", op=name, threads=count) for count in threads),
             digits=2,
@@ -83,24 +83,24 @@ def costs(rows: Sequence[Row]) -> list[str]:
     ]
     sign = "binary_sign_ste, low=-1"
     return [
-        "| the time of | as a multiple of that of | ste | others |",
+        "| time of | relative to | ste | others |",
         "|---|---|---|---|",
         *(row for step in steps for row in step),
-        *line("a call of `round_ste`", "`torch.round`", eager, of(rows, section="call", op="round_ste")),
+        *line("call of `round_ste`", "`torch.round`", eager, of(rows, section="call", op="round_ste")),
         *line(
-            "`binary_sign_ste(x, low=-1)` of 10 million numbers",
+            "`binary_sign_ste(x, low=-1)` on 10 million numbers",
             "`torch.round`",
             eager,
             of(rows, section="forward", op=sign, **LARGE),
         ),
         *line(
-            "`fake_quantize` of as many, and its backward",
-            "`x.clone()` and its backward",
+            "`fake_quantize` on as many, forward and backward",
+            "`x.clone()`, forward and backward",
             fused,
             of(rows, section="fake_quantize and backward", op="per tensor", **LARGE),
         ),
         *line(
-            "`fake_quantize_blocks` of as many, to MXFP4",
+            "`fake_quantize_blocks` on as many, to MXFP4",
             "`x.clone()`",
             fused | libraries,
             of(rows, section="fake_quantize_blocks", op="mxfp4", **LARGE),
@@ -122,15 +122,15 @@ def reasons(rows: Sequence[Row], results: Sequence[matrix.Result], docs: str) ->
     ours = min(passed[subject] for subject in matrix.OURS)
     texts = [
         f"""\
-**Exact.** Every value is that of the step, to the bit. The idiom's `x + (f(x) - x)` rounds twice: of a clamp to
-[-0.9, 2.1] in float32, {wrong["scalar_clamp_ste"]:.0%} of the values are wrong.""",
+**Exact.** Every value is that of the step, to the bit. The idiom's `x + (f(x) - x)` rounds twice: it gets
+{wrong["scalar_clamp_ste"]:.0%} of the values of a clamp to [-0.9, 2.1] in float32 wrong.""",
         f"""\
-**One pass.** `fake_quantize` of 10 million numbers takes {forward[NATIVE]:.2f} times as long as a copy of them; by the
-idiom, {forward["composition"]:.1f} times. At their peak, the forward and backward of `round_ste` take the memory of
-{memory[NATIVE]:.0f} tensor; of the idiom, {memory["idiom"]:.0f}. [All figures]({docs}bench.md).""",
+**One pass.** `fake_quantize` of 10 million numbers takes {forward[NATIVE]:.2f} times as long as copying them; the idiom
+takes {forward["composition"]:.1f} times as long. Forward and backward of `round_ste` need the memory of
+{memory[NATIVE]:.0f} tensor at their peak; the idiom needs {memory["idiom"]:.0f}. [All figures]({docs}bench.md).""",
         f"""\
-**Every transform.** Of the {total} rows of [the matrix]({docs}matrix.md), from `torch.compile` to ONNX, ours pass
-{ours} and refuse the others with an error. The idiom passes {passed["idiom"]}, an `autograd.Function`
+**Every transform.** Of the {total} rows of [the matrix]({docs}matrix.md), from `torch.compile` to ONNX, ste passes
+{ours} and refuses the others with an error. The idiom passes {passed["idiom"]}, an `autograd.Function`
 {passed["function"]}.""",
     ]
     return [textwrap.fill(f"- {text}", 120, subsequent_indent="  ", break_on_hyphens=False) for text in texts]
@@ -154,14 +154,14 @@ def beside_others(results: Sequence[matrix.Result]) -> list[str]:
 def trained(networks: Sequence[dict[str, Any]]) -> list[str]:
     right = {network["name"]: network["accuracy"] for network in networks}
     text = f"""\
-With `torch.round`, a network of 4 bits stays at {right["4 bits, torch.round"]:.1%}: chance. With ste it reaches
-{right["4 bits"]:.1%}, or {right["4 bits, learned"]:.1%} with learned scales; at full precision,
+With `torch.round`, a 4-bit network stays at an accuracy of {right["4 bits, torch.round"]:.1%}: chance. With ste it
+reaches {right["4 bits"]:.1%}, or {right["4 bits, learned"]:.1%} with learned scales; full precision reaches
 {right["full precision"]:.1%}."""
     return [textwrap.fill(text, 120)]
 
 
 def figures() -> dict[str, Callable[[str], list[str]]]:
-    """By name: a function of what leads to the folder of the pages."""
+    """By name, a function that takes the path to the folder of the pages."""
     rows: list[Row] = json.loads((DOCS / "bench" / "results.json").read_text())["results"]
     results = matrix.last_results()
     networks = json.loads((DOCS / "demo" / "digits.json").read_text())["networks"]
