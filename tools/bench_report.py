@@ -1,4 +1,4 @@
-"""Make the page of what tools/bench.py measured, its plots, and the tables beside it, and say which targets are met."""
+"""Write the page about what tools/bench.py measured, its plots and its tables, and print which targets are met."""
 
 import json
 import sys
@@ -11,12 +11,12 @@ import figures
 from bench_targets import LARGE, NATIVE, PYTHON, TARGETS, Row, Target, of_one_thread, partner
 from matrix import PASS, SYMBOLS
 
-# What is no time.
+# Sections that do not measure time.
 COUNTED = ("memory", "inexact", "instructions", "compiled kernels")
 
 
 def without_all_threads(rows: Sequence[Row], threads: int) -> list[str]:
-    """What is measured of a large tensor on one thread alone, where a loop that has forgotten the others looks fine."""
+    """Large tensors that were measured on one thread only, where a loop that ignores the other threads looks fine."""
     ours = [row for row in rows if row["competitor"].startswith(NATIVE) and row["elements"] >= LARGE]
     timed = [row for row in ours if row["section"] not in COUNTED]
     on_all = {(row["section"], row["op"]) for row in timed if row["threads"] == threads}
@@ -29,22 +29,26 @@ def where(row: Row) -> str:
 
 
 def judged(target: Target, rows: Sequence[Row], threads: int) -> tuple[bool | None, str, str]:
-    """Whether it is met, what was measured in the worst of its cases, and which that is, with the reason of a miss."""
+    """Whether the target is met, the value in the worst case, and that case, with the reason for a miss."""
     worst = target.worst(rows, threads)
     if worst is None:
         return None, "", "not measured"
     value, row = worst
     met = value <= target.bound
-    return met, f"{value:.3g}", ": ".join(part for part in (where(row), target.reason if not met else "") if part)
+    return (
+        met,
+        f"{value:.3g} {target.unit}",
+        ": ".join(part for part in (where(row), target.reason if not met else "") if part),
+    )
 
 
 def summary(rows: Sequence[Row], threads: int) -> list[str]:
-    """What is printed: a line for each target."""
+    """One line for each target, to print."""
     lines = []
     for target in TARGETS:
         met, value, case = judged(target, rows, threads)
         verdict = {True: "met", False: "NOT MET", None: "not measured"}[met]
-        lines.append(f"{verdict}: {target.title(threads)}: at most {target.bound:.3g}, measured {value} ({case})")
+        lines.append(f"{verdict}: {target.title(threads)}: {value} (target {target.bound:.3g}){case and f': {case}'}")
     return lines
 
 
@@ -52,13 +56,13 @@ def targets(rows: Sequence[Row], threads: int) -> list[str]:
     """A table for each number of threads."""
     found = [(target, *judged(target, rows, threads)) for target in TARGETS]
     met = sum(1 for _, is_met, *_ in found if is_met)
-    lines = ["## Targets", "", f"{met} of {len(found)} are met. Each is judged by the worst of its cases.", ""]
+    lines = ["## Targets", "", f"{met} of {len(found)} are met. Each is judged by its worst case.", ""]
     for kind, title in (
         ("one", "On one thread"),
         ("all", f"On all {threads} threads"),
         ("", "On any number of threads"),
     ):
-        lines += [f"### {title}", "", "| | at most | measured | in the worst case |", "|---|---|---|---|"]
+        lines += [f"### {title}", "", "| | target | measured | worst case |", "|---|---|---|---|"]
         for target, is_met, value, case in found:
             if target.threads == kind:
                 mark = {True: PASS, False: SYMBOLS["wrong"], None: "?"}[is_met]
@@ -68,13 +72,13 @@ def targets(rows: Sequence[Row], threads: int) -> list[str]:
 
 
 def exactness(rows: Sequence[Row]) -> list[str]:
-    """Where the idiom is wrong, in float32, from the most to the least."""
+    """Where the idiom is wrong, in float32, most often first."""
     shares = {r["op"].split(",")[0]: r["ratio"] for r in rows if r["section"] == "inexact" and r["dtype"] == "float32"}
-    wrong = [f"`{op}` {share:.1%}" for op, share in sorted(shares.items(), key=lambda pair: -pair[1]) if share]
+    wrong = [f"{share:.1%} (`{op}`)" for op, share in sorted(shares.items(), key=lambda pair: -pair[1]) if share]
     text = f"""\
-The idiom `x + (f(x) - x).detach()` rounds twice. Of numbers from a normal distribution with a standard deviation of 3,
-in float32 and with the bounds -0.9 and 2.1, it gives another value than `f(x)` for {", ".join(wrong)}. For the
-roundings and the signs of such numbers it gives the same."""
+The idiom `x + (f(x) - x).detach()` rounds twice. On numbers from a normal distribution with a standard deviation of 3,
+in float32 and with the bounds -0.9 and 2.1, it differs from `f(x)` for this share of them: {", ".join(wrong)}. For
+the roundings and the signs of these numbers it does not differ."""
     return ["## Exactness", "", textwrap.fill(text, 120), ""]
 
 
@@ -93,7 +97,7 @@ def table(rows: Sequence[Row], columns: Sequence[str], cell: Callable[[Row], str
 
 
 def faster_on_all(rows: Sequence[Row], threads: int, memory: str) -> list[str]:
-    """Of each large op, how much faster it is on all threads, beside the limit."""
+    """How much faster each large op is on all threads, beside the limit."""
     lines = []
     for row in rows:
         one = partner(row, rows, threads=1)
@@ -103,7 +107,7 @@ def faster_on_all(rows: Sequence[Row], threads: int, memory: str) -> list[str]:
             cells = [*(f"{s * 1e3:.1f} ms" for s in (of_one[0], seconds[0]))]
             cells += [f"{before / after:.2f}" for before, after in zip(of_one, seconds)]
             lines.append(f"| {row['section']}: {where(row)} | {' | '.join([*cells, ratio(row)])} |")
-    head = f"| | one thread | {threads} threads | faster | the limit: faster | {threads} threads: ratio |"
+    head = f"| | one thread | {threads} threads | speedup | speedup of the limit | ratio on {threads} threads |"
     return [head, "|---|---|---|---|---|---|", *lines, ""]
 
 
@@ -114,12 +118,12 @@ def on_all_threads(rows: Sequence[Row], threads: int) -> list[str]:
     return [
         "## All threads",
         "",
-        f"The time on one thread and on all {threads}, and how many times faster that is, for the op and for the",
-        "limit: `torch.round`; of `fake_quantize`, `x.clone()`, with its backward where the op has its own; of the",
-        "backward, that of `torch.clamp`.",
+        f"The time on one thread and on all {threads}, and the speedup, for the op and for the limit: `torch.round`;",
+        "`x.clone()` for `fake_quantize`, with its backward where the op has its own; for the backward, that of",
+        "`torch.clamp`.",
         "",
-        "With each result in new memory from the system, as a process has it that does not ask its allocator for",
-        "anything else: most of the time is that of the zeroing of new pages.",
+        "With each result in new memory from the system, as in a process that does not configure its allocator: most",
+        "of the time goes into zeroing new pages.",
         "",
         *faster_on_all(rows, threads, "new"),
         "With memory that the process has kept:",
@@ -153,7 +157,7 @@ COLUMNS = [
 
 
 def steps(rows: Sequence[Row]) -> list[str]:
-    """Of training, on each number of threads."""
+    """Training steps, on each number of threads."""
     named = []
     for row in rows:
         if row["section"].startswith("step"):
@@ -163,9 +167,9 @@ def steps(rows: Sequence[Row]) -> list[str]:
     return [
         "## A training step",
         "",
-        "Forward, backward and the update of SGD, as a ratio to the same step in float32, which is compiled where this",
-        "is. Weights of 4 bits with a scale per channel, inputs of 4 bits with one scale: learned; of torch.ao,",
-        "observed. torchao has no convolutions; its inputs have 8 bits, with a scale for each token.",
+        "Forward, backward and the SGD update, divided by the same step in float32, which is compiled if this one is.",
+        "Weights have 4 bits with one scale per channel, inputs 4 bits with one scale. The scales are learned;",
+        "torch.ao observes them. torchao has no convolutions; its inputs have 8 bits, with one scale per token.",
         "",
         *table(named, COLUMNS),
         "",
@@ -173,11 +177,11 @@ def steps(rows: Sequence[Row]) -> list[str]:
 
 
 def instructions(rows: Sequence[Row]) -> list[str]:
-    """Instructions of a call, by cause, and what ours takes more."""
+    """Instructions of a call, by cause, and how many more ours takes."""
     if not rows:
         return []
     title = "## Instructions of a call"
-    text = "As callgrind counts them, of one call with 8 elements and `requires_grad`, by where they are spent."
+    text = "One call with 8 elements and `requires_grad`, counted by callgrind, by where the instructions are spent."
     lines = [title, "", text, "", "| | torch.round | ste.round_ste | difference |", "|---|---|---|---|"]
     totals = [0.0, 0.0]
     for cause in dict.fromkeys(r["op"] for r in rows):
@@ -189,7 +193,7 @@ def instructions(rows: Sequence[Row]) -> list[str]:
 
 
 def all_tables(rows: Sequence[Row], machine: Row) -> str:
-    """Each number that was measured, in a file to be downloaded."""
+    """Every number that was measured, in a file to download."""
     inexact = {(r["op"], r["dtype"]): r["ratio"] for r in rows if r["section"] == "inexact"}
 
     def with_errors(row: Row) -> str:
@@ -203,10 +207,10 @@ def all_tables(rows: Sequence[Row], machine: Row) -> str:
     lines = [
         "# Speed: all tables",
         "",
-        "Made by `make bench`. Each number is a ratio to `torch.round` on the same tensor, measured in turns with it:",
-        "the median, and the quartiles in brackets. It is measured on one thread, but for “All threads”. Memory that",
-        "is freed stays with the process, but where new memory is named: the time is that of the ops and not of new",
-        "pages from the system.",
+        "Written by `make bench`. Each number is a time divided by that of `torch.round` on the same tensor, measured",
+        "in turns with it: the median, with the quartiles in parentheses. All are measured on one thread, except under",
+        "“All threads”. The process keeps freed memory, except where new memory is mentioned, so that the time is that",
+        "of the ops and not of new pages from the system.",
         "",
         described(machine),
         "",
@@ -215,46 +219,50 @@ def all_tables(rows: Sequence[Row], machine: Row) -> str:
         *instructions([r for r in rows if r["section"] == "instructions"]),
         *section(
             "Large tensors",
-            "Forward. Beside the idiom's time, the share of elements, of a normal distribution with a standard\n"
+            "Forward. Beside the idiom's time is the share of elements, from a normal distribution with a standard\n"
             "deviation of 3, for which `x + (f(x) - x).detach()` is not `f(x)`.",
             "forward",
             with_errors,
         ),
         *on_all_threads(rows, machine["threads"]),
-        *section("Backward of `tensor_clamp`", "As a ratio to that of `torch.clamp`.", "backward"),
+        *section("Backward of `tensor_clamp`", "Divided by that of `torch.clamp`.", "backward"),
         *section(
             "`fake_quantize`",
-            "Forward, with 4 bits, as a ratio to `x.clone()`; the composition is that of the detach idiom and a clamp.",
+            "Forward, with 4 bits, divided by `x.clone()`. The composition consists of the detach idiom and a clamp.",
             "fake_quantize",
         ),
         *section(
             "`fake_quantize` and its backward",
-            "Gradients to x and to the scale, as a ratio to `x.clone()` and its backward.",
+            "Gradients to x and to the scale, divided by `x.clone()` and its backward.",
             "fake_quantize and backward",
         ),
         *section(
             "`fake_quantize_float`",
-            "Forward, to e4m3fn, as a ratio to `x.clone()`; beside it `fake_quantize` to 8 bits.",
+            "Forward, to e4m3fn, divided by `x.clone()`; `fake_quantize` to 8 bits for comparison.",
             "fake_quantize_float",
         ),
         *section(
             "`fake_quantize_blocks`",
-            "Forward, in blocks of 32, as a ratio to `x.clone()`.",
+            "Forward, in blocks of 32, divided by `x.clone()`.",
             "fake_quantize_blocks",
         ),
         *section(
             "Surrogate gradients",
-            "The backward alone, as a ratio to the product of g and x. Beside it torch's own backward of the function\n"
-            "that the surrogate is the derivative of, and the formula in eager PyTorch, as others have it.",
+            "The backward alone, divided by the product of g and x. For comparison: torch's own backward of the\n"
+            "function whose derivative the surrogate is, and the formula in eager PyTorch, as other libraries have it.",
             "surrogate",
         ),
         *section("Memory", "Peak of forward and backward, in tensors of x's size.", "memory"),
         *steps(rows),
-        *section("Compiled", "A quantizer, forward and backward, as a ratio to the same one by the idiom.", "compiled"),
+        *section(
+            "Compiled",
+            "A quantizer, forward and backward, divided by the same quantizer written with the idiom.",
+            "compiled",
+        ),
         "## Exactness",
         "",
-        "The share of elements for which the idiom is wrong, by dtype. The bounds are -0.9 and 2.1. (With integers as",
-        "bounds it is exact at this size of x, but for the sign of a zero, which is not counted.)",
+        "The share of elements for which the idiom is wrong, by dtype. The bounds are -0.9 and 2.1. (With integer",
+        "bounds it is exact at this size of x, except for the sign of a zero, which is not counted.)",
         "",
         *table(
             [{**r, "competitor": r["dtype"], "dtype": ""} for r in rows if r["section"] == "inexact"],
@@ -271,7 +279,7 @@ def described(machine: Row) -> str:
 
 
 def page(rows: Sequence[Row], machine: Row, folder: str) -> str:
-    """What is to be read: two plots, a table, and the targets."""
+    """The page to read: two plots, a table, and the targets."""
 
     def plot(name: str, text: str) -> list[str]:
         return [
@@ -289,22 +297,22 @@ def page(rows: Sequence[Row], machine: Row, folder: str) -> str:
     lines = [
         "# Speed",
         "",
-        "Made by `make bench`. Each number is a time as a multiple of another one, measured in turns with it: the",
+        "Written by `make bench`. Each number is a time divided by another that was measured in turns with it: the",
         "median.",
         "",
         described(machine),
         "",
         "## A training step",
         "",
-        "Forward, backward and the update of SGD, with weights of 4 bits, a scale for each channel, and inputs of 4",
-        "bits: the time of the same step in float32 is 1. The scales are learned; torch.ao observes them. torchao has",
-        "no convolutions, and inputs of 8 bits, with a scale for each token.",
+        "Forward, backward and the SGD update, divided by the same step in float32. Weights have 4 bits with one scale",
+        "per channel, and inputs have 4 bits. The scales are learned; torch.ao observes them. torchao has no",
+        "convolutions; its inputs have 8 bits, with one scale per token.",
         "",
-        *plot("steps", "bars of the time of a training step, of ste, torch.ao, torchao and Brevitas"),
+        *plot("steps", "bars of the time of a training step with ste, torch.ao, torchao and Brevitas"),
         "## Large tensors",
         "",
-        "Forward, 10 million numbers in float32, on one thread. The time of `torch.round` is 1, or that of `x.clone()`",
-        "for `fake_quantize` and its siblings.",
+        "Forward, 10 million numbers in float32, on one thread, divided by `torch.round`, or by `x.clone()` for",
+        "`fake_quantize` and its siblings.",
         "",
         *plot(
             "large",
@@ -314,7 +322,7 @@ def page(rows: Sequence[Row], machine: Row, folder: str) -> str:
         "",
         *figures.costs(rows),
         "",
-        "On one thread where no other number is given, in float32.",
+        "On one thread unless stated otherwise, in float32.",
         "",
         *exactness(rows),
         *targets(rows, machine["threads"]),
@@ -329,7 +337,7 @@ def page(rows: Sequence[Row], machine: Row, folder: str) -> str:
 
 
 def load(file: Path) -> tuple[list[Row], Row]:
-    """The results, and the machine that they are from."""
+    """The results, and the machine that they come from."""
     data = json.loads(file.read_text())
     rows: list[Row] = data["results"]
     for row in rows:
@@ -341,7 +349,7 @@ def main() -> None:
     file = Path(sys.argv[1])
     rows, machine = load(file)
     if missing := without_all_threads(rows, machine["threads"]):
-        sys.exit(f"measured on one thread, and not on all {machine['threads']}: {'; '.join(missing)}")
+        sys.exit(f"measured on one thread but not on all {machine['threads']}: {'; '.join(missing)}")
     bench_plots.draw_all(rows, file.parent)
     file.with_name("all.md").write_text(all_tables(rows, machine))
     file.parent.with_suffix(".md").write_text(page(rows, machine, file.parent.name))

@@ -94,13 +94,13 @@ def costs(rows: Sequence[Row]) -> list[str]:
             of(rows, section="forward", op=sign, **LARGE),
         ),
         *line(
-            "`fake_quantize` on as many, forward and backward",
+            "`fake_quantize` on 10 million numbers, forward and backward",
             "`x.clone()`, forward and backward",
             fused,
             of(rows, section="fake_quantize and backward", op="per tensor", **LARGE),
         ),
         *line(
-            "`fake_quantize_blocks` on as many, to MXFP4",
+            "`fake_quantize_blocks` on 10 million numbers, to MXFP4",
             "`x.clone()`",
             fused | libraries,
             of(rows, section="fake_quantize_blocks", op="mxfp4", **LARGE),
