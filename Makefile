@@ -1,8 +1,8 @@
-# The front door. `make help` lists what there is.
+# The entry point. `make help` lists the commands.
 #
-# TORCH=2.14.1   which torch; each has an environment of its own, .venv/torch-$(TORCH)
+# TORCH=2.14.1   which torch; each has its own environment, .venv/torch-$(TORCH)
 # CORE=matching  which ste-core the tests run with: matching, none, or other (built for another torch)
-# PYTHON=python3 which Python the environments are made with
+# PYTHON=python3 which Python creates the environments
 
 TORCH ?= 2.13.0
 CORE ?= matching
@@ -18,7 +18,7 @@ env := .venv/torch-$(TORCH)
 python := $(env)/bin/python
 other_torch := $(if $(filter 2.14.%,$(TORCH)),2.13.0,2.14.1)
 
-# Tests take from milliseconds to half a minute: a worker that is done takes from another's.
+# Tests take from milliseconds to half a minute, so a worker that has finished takes tests from another.
 pytest := OMP_NUM_THREADS=1 $(python) -m pytest -q -n auto --maxprocesses=8 --dist worksteal
 
 core_sources := $(shell find packages/ste-core cmake -type f -not -name '*.pyc')
@@ -41,29 +41,29 @@ endif
 help:
 	@echo "make demo    train quantized networks on real data, with tables and a plot of the results"
 	@echo "make test    run all tests          (TORCH=2.14.1: with that torch; CORE=none: without ste-core;"
-	@echo "                                     CORE=other: with a ste-core that was built for another torch)"
-	@echo "make test-slow  run what it leaves out as slow, the matrix aside"
-	@echo "make matrix  prove every transform on both backends, and write the table of it, docs/matrix.md (TORCH=2.14.1)"
-	@echo "make jobs    prove each quantizer of ste.nn in each stage of its life, and write the table, docs/jobs.md (TORCH=2.14.1)"
-	@echo "make mutants change the packages in one place at a time, see which test finds it, and write docs/mutants.md"
-	@echo "                                    (ONLY=text: those again that have it in their name, file or lines)"
+	@echo "                                     CORE=other: with a ste-core built for another torch)"
+	@echo "make test-slow  run the slow tests that make test skips, except those of the matrix"
+	@echo "make matrix  test every transform on both backends, and write docs/matrix.md (TORCH=2.14.1)"
+	@echo "make jobs    test each quantizer of ste.nn in each stage of its life, and write docs/jobs.md (TORCH=2.14.1)"
+	@echo "make mutants change the packages in one place at a time, show which test finds it, and write docs/mutants.md"
+	@echo "                                    (ONLY=text: repeat those with that text in their name, file or lines)"
 	@echo "make sweep   put all 2^32 numbers of float32 through every op, on both backends and in NumPy, and write docs/sweep.md;"
-	@echo "                                    then try 100,000 tensors in blocks. Stopped or killed, it goes on where it was"
-	@echo "                                    (ONLY=fake_quantize: the cases of that op, or with that text, again; TORCH=2.14.1)"
-	@echo "make soak    call every op a million times in each way, to see that memory is flat, and fork among threads, for an hour;"
-	@echo "                                    it writes docs/soak.md (QUICK=1: a thousand times, into build/soak.md; TORCH=2.14.1)"
-	@echo "make bench   measure the ops beside torch.round and what people use in their place, and write docs/bench.md"
+	@echo "                                    then try 100,000 tensors in blocks. Resumes after an interruption"
+	@echo "                                    (ONLY=fake_quantize: repeat that op's cases, or those with that text; TORCH=2.14.1)"
+	@echo "make soak    for an hour, call every op a million times in each way, check that memory does not grow, and fork among"
+	@echo "                                    threads; write docs/soak.md (QUICK=1: a thousand times, into build/soak.md; TORCH=2.14.1)"
+	@echo "make bench   compare the speed of the ops with torch.round and with what people use instead, and write docs/bench.md"
 	@echo "                                    (PEERS=1: Brevitas and torchao too; QUICK=1: less, into build/bench.md;"
-	@echo "                                     ONLY=formats: that part again)"
+	@echo "                                     ONLY=formats: repeat that part)"
 	@echo "make peers   compare the surrogates with snntorch's and spikingjelly's, and formats and blocks with gfloat's and"
-	@echo "                                    torchao's; it installs the four (TORCH=2.14.1)"
-	@echo "make cuda    compile the CUDA kernels, and check what can be checked of them without a GPU (TORCH=2.14.1)"
-	@echo "make wheels  build what is published, and test it as installed, outside of the repository"
-	@echo "make docs    make the site, build/site (CORE=none: without ste-core); make docs-check looks at it in a browser"
-	@echo "make lint    check types, style, versions, and the form of the files that GitHub and others read"
-	@echo "make lock    the newest versions of what builds and checks the packages, with their hashes, into requirements/"
+	@echo "                                    torchao's; installs all four (TORCH=2.14.1)"
+	@echo "make cuda    compile the CUDA kernels, and check what can be checked without a GPU (TORCH=2.14.1)"
+	@echo "make wheels  build what is published, and test it as installed, outside the repository"
+	@echo "make docs    build the site in build/site (CORE=none: without ste-core); make docs-check looks at it in a browser"
+	@echo "make lint    check types, style, versions, and the format of the files that GitHub and others read"
+	@echo "make lock    update requirements/ to the newest versions of the build and release tools, with their hashes"
 	@echo "make format  format the sources"
-	@echo "make clean   remove everything that make has made"
+	@echo "make clean   remove everything that make has created"
 
 demo: core $(env)/demo.stamp
 	$(python) examples/digits.py --check
@@ -73,11 +73,11 @@ demo: core $(env)/demo.stamp
 test: core
 	STE_TEST_EXPECT=$(expect) $(pytest) -m "not slow" $(PYTEST_ARGS)
 
-# What `make test`, `make matrix` and `make jobs` leave out.
+# The tests that `make test`, `make matrix` and `make jobs` skip.
 test-slow: core
 	STE_TEST_EXPECT=$(expect) $(pytest) -m slow --ignore=tests/matrix --ignore=tests/jobs $(PYTEST_ARGS)
 
-# One run for each column of the table: our backends, and what stands in their place.
+# One run for each column of the table: our backends, and what replaces them.
 SUBJECTS ?= native python idiom function
 
 matrix: core
@@ -107,7 +107,7 @@ endif
 mutants: core
 	$(python) tools/mutants.py $(if $(ONLY),--only "$(ONLY)")
 
-# What is exhaustive, and too slow for the other tests.
+# Exhaustive tests, too slow for `make test`.
 sweep: core $(env)/sweep.stamp
 ifneq ($(CORE),matching)
 	$(error make sweep needs CORE=matching: it compares the backends)
@@ -117,7 +117,7 @@ ifndef ONLY
 	STE_TEST_EXPECT=$(expect) $(pytest) tests/sweep $(PYTEST_ARGS)
 endif
 
-# A native backend that does not load is an error, and not the other's results.
+# If the native backend does not load, fail instead of measuring the other one.
 soak: core $(env)/soak.stamp
 	STE_BACKEND=$(if $(filter native,$(expect)),native,python) $(python) tools/soak.py $(if $(QUICK),build/soak --calls 1000,docs/soak)
 
@@ -128,7 +128,7 @@ bench: core $(env)/bench.stamp $(if $(PEERS),$(env)/peers.stamp)
 	$(python) tools/bench_report.py $(bench_results)
 	$(if $(QUICK),,$(python) tools/figures.py)
 
-# What the guides say of snntorch, spikingjelly, gfloat and torchao. `make test` leaves it out, for it takes their packages.
+# What the guides say about snntorch, spikingjelly, gfloat and torchao. `make test` skips it because it needs their packages.
 peers: core $(env)/peers.stamp
 ifneq ($(CORE),matching)
 	$(error make peers needs CORE=matching: it runs on both backends)
@@ -136,7 +136,7 @@ endif
 	STE_BACKEND=native STE_TEST_EXPECT=native $(pytest) tests/peers $(PYTEST_ARGS)
 	STE_BACKEND=python STE_TEST_EXPECT=absent $(pytest) tests/peers $(PYTEST_ARGS)
 
-# With CUDA kernels: a wheel of its own, found before the installed one. What is compiled for the CPU is the same in both.
+# A separate wheel with CUDA kernels, found before the installed one. The code for the CPU is the same in both.
 cuda_torch := $(if $(filter command line,$(origin TORCH)),$(TORCH),2.14.1)
 cuda_wheel := build/wheels/torch-$(cuda_torch)-cuda/stamp
 cuda_python := PYTHONPATH=$(CURDIR)/build/cuda/torch-$(cuda_torch) STE_BACKEND=native STE_TEST_EXPECT=native .venv/torch-$(cuda_torch)/bin/python
@@ -152,8 +152,8 @@ $(cuda_wheel): $(core_sources) | .venv/torch-$(cuda_torch)/packages.stamp
 	.venv/torch-$(cuda_torch)/bin/pip install -q --no-deps --target build/cuda/torch-$(cuda_torch) $(@D)/ste_core-*.whl
 	touch $@
 
-# What is published: one wheel of ste-core with a build for each of BUILDS, tested with each, and with each of OTHERS, which
-# it has no build for. A release runs the same two commands.
+# What is published: one wheel of ste-core with a build for each of BUILDS, tested with each of them and with each of OTHERS,
+# for which it has no build. A release runs the same two commands.
 BUILDS ?= 2.13.0 2.14.1
 OTHERS ?=
 
@@ -161,7 +161,7 @@ wheels: .venv/release/stamp $(BUILDS:%=build/wheels/torch-%/stamp)
 	.venv/release/bin/python tools/wheels.py assemble $(BUILDS:%=build/wheels/torch-%) --into build/dist --here $(BUILDS)
 	.venv/release/bin/python tools/wheels.py test build/dist --torch $(BUILDS) --others $(OTHERS) --pytest $(PYTEST_ARGS)
 
-# The site, in which every guide has run. It takes Doxygen, and to look at it Chromium, which are no packages of Python's.
+# The site, for which every guide runs. It requires Doxygen, and docs-check Chromium: neither is a Python package.
 docs: core $(env)/docs.stamp
 	rm -rf build/site build/doctrees
 	$(python) -m sphinx --quiet --nitpicky --fail-on-warning --keep-going -d build/doctrees docs build/site
@@ -188,7 +188,7 @@ lint: $(env)/packages.stamp $(env)/lint.stamp
 	$(check_schema).readthedocs .readthedocs.yaml
 	$(check_schema).citation-file-format CITATION.cff
 
-# One file for all systems and Pythons, the oldest of which is 3.10; it names no index.
+# One file for all systems and Pythons, from 3.10 on; it names no index.
 lock: $(env)/lint.stamp
 	for group in build release; do \
 	  $(env)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes \
@@ -211,25 +211,25 @@ clean:
 	.venv/torch-$*/bin/pip install -q torch==$*
 	touch $@
 
-# The build tools are installed last, so that no other package changes their versions: a release compiles with these.
+# The build tools come last, so that no other package changes their versions: a release compiles with these.
 .venv/torch-%/packages.stamp: .venv/torch-%/torch.stamp pyproject.toml requirements/build.txt packages/ste-py/pyproject.toml
 	.venv/torch-$*/bin/pip install -q --group test
 	.venv/torch-$*/bin/pip install -q --require-hashes -r requirements/build.txt
 	.venv/torch-$*/bin/pip install -q --no-build-isolation -e packages/ste-py
 	touch $@
 
-# With the torch that is there: of what some of these packages need, the newest is for another torch, and brings it.
+# Names the installed torch: the newest dependencies of some of these packages are for another torch, and would install it.
 $(addprefix $(env)/,demo.stamp lint.stamp soak.stamp sweep.stamp bench.stamp peers.stamp docs.stamp): $(env)/%.stamp: $(env)/torch.stamp pyproject.toml
 	$(env)/bin/pip install -q torch==$(TORCH) --group $*
 	touch $@
 
-# The tools that make what is published need no torch.
+# The tools that build what is published do not need torch.
 .venv/release/stamp: requirements/release.txt
 	$(PYTHON) -m venv --clear .venv/release
 	.venv/release/bin/pip install -q --require-hashes -r requirements/release.txt
 	touch $@
 
-# ste-core: a wheel for each torch, compiled against the one that is installed, and the one that CORE asks for installed.
+# ste-core: a wheel for each torch, compiled against the installed one; the wheel that CORE selects is then installed.
 
 build/wheels/torch-%/stamp: $(core_sources) | .venv/torch-%/packages.stamp
 	rm -rf $(@D)

@@ -1,4 +1,4 @@
-"""Make the site's page of what tools/gpu.py has found on a GPU, from its JSON.
+"""Write the site's page about what tools/gpu.py found on a GPU, from its JSON.
 
     python tools/gpu_report.py OUT/gpu.json
 
@@ -28,13 +28,13 @@ Race = dict[str, Any]
 
 @dataclass(frozen=True)
 class Target:
-    """What is promised of some of the races.
+    """A promise about some of the races.
 
     Attributes:
         text: What is promised.
-        bound: The value that it has to reach, or to stay within.
-        applies: Whether it is promised of this race.
-        value: What is compared with the bound.
+        bound: The value to reach, or not to exceed.
+        applies: Whether the target applies to a race.
+        value: The value to compare with the bound.
         at_least: Whether more is better.
     """
 
@@ -91,7 +91,7 @@ TARGETS = [
         share,
     ),
     Target(
-        "a call: the time of torch.round's",
+        "a call, as a multiple of torch.round",
         1.2,
         lambda r: r["section"] == "forward" and r["elements"] == SMALLEST,
         lambda r: 1 / times_faster("torch.round")(r),
@@ -113,7 +113,7 @@ TARGETS = [
 
 
 def copies(races: Sequence[Race]) -> str:
-    """The bandwidth of x.clone() at the largest size, which the shares are of."""
+    """The bandwidth of x.clone() at the largest size, by which the shares are divided."""
     width = {"float32": 4, "bfloat16": 2, "float16": 2}
     largest = max((race["elements"] for race in races), default=0)
     rates = {
@@ -125,7 +125,7 @@ def copies(races: Sequence[Race]) -> str:
 
 
 def summary(results: dict[str, Any]) -> list[str]:
-    """A short table: the machine, what passed, the targets, and last what failed."""
+    """A short table: the machine, what passed, the targets, and at the end what failed."""
     lines = [", ".join(f"{key} {value}" for key, value in results["machine"].items())]
     if "tests" in results:
         tests = results["tests"]
@@ -168,17 +168,18 @@ def tables(races: Sequence[Race]) -> Iterator[str]:
 def page(results: dict[str, Any] | None) -> str:
     if results is None:
         text = (
-            "The CUDA kernels are compiled and statically checked (`make cuda`), and have not yet run on a GPU. On a\n"
-            "machine with one, `python tools/gpu.py --all OUT` builds, proves and times everything, within nine\n"
-            "minutes; `python tools/gpu_report.py OUT/gpu.json` makes this page of what it found."
+            "The CUDA kernels are compiled and statically checked (`make cuda`), but have not run on a GPU yet. On a\n"
+            "machine with one, `python tools/gpu.py --all OUT` builds, proves and times everything within nine\n"
+            "minutes, and `python tools/gpu_report.py OUT/gpu.json` writes this page from its results."
         )
         return f"# On a GPU\n\n{text}\n"
     lines = [
         "# On a GPU",
         "",
-        "Made by `tools/gpu_report.py` from what `python tools/gpu.py --all OUT` found. Times are ratios to",
-        "`x.clone()` on the same tensor (with a backward, to that of `clone`), by the device's own clock. The share is",
-        "that of the bandwidth that the copy reaches, by the tensors that an op has to read and to write.",
+        "Written by `tools/gpu_report.py` from what `python tools/gpu.py --all OUT` found. Times are measured by the",
+        "device's own clock and divided by that of `x.clone()` on the same tensor (with a backward, by that of `clone`",
+        "with its backward). The share is the bandwidth at which an op moves the tensors that it must read and write,",
+        "divided by that of the copy.",
         "",
         "```text",
         *summary(results),

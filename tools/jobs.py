@@ -1,6 +1,6 @@
-"""Make the table of docs/jobs.md from the results that `make jobs` records in docs/jobs.
+"""Write docs/jobs.md from the results that `make jobs` records in docs/jobs.
 
-One row a job, one column a quantizer. A cell says that it passed where it did on each backend with each torch.
+Each row is a job, each column a quantizer. A cell says "pass" if the job passed on each backend with each torch.
 """
 
 import json
@@ -22,15 +22,15 @@ LIFE = ("Training", "What is kept", "Two processes", "Deployment")
 INTRODUCTION = """\
 # The life of a quantizer: jobs, by quantizer
 
-Made by `make jobs`, from the results of tests that compare values. A column is a pair of quantizers of
-{{mod}}`ste.nn`, on the weights and on the inputs of a small network; a row is something that is done with it.
+Written by `make jobs`, from the results of tests that compare values. Each column is a pair of quantizers of
+{{mod}}`ste.nn`, on the weights and the inputs of a small network; each row is something that people do with it.
 
 | | |
 |---|---|
-| ✓ | **pass**: it holds on {runs} |
-| ⊘ | **refused**: an error that says [why](#why-some-are-refused), and no wrong number |
+| ✓ | **pass**: it works on {runs} |
+| ⊘ | **refused**: an error that says [why](#why-some-are-refused) instead of a wrong number |
 
-Where a cell is empty, the job is not one of that quantizer. The machine-readable results are in `docs/jobs/`.
+An empty cell means that the job does not apply to that quantizer. The machine-readable results are in `docs/jobs/`.
 """
 
 
@@ -39,7 +39,7 @@ def runs_of(results: list[dict[str, Any]]) -> str:
 
 
 def cell(outcomes: list[tuple[str, str] | None], notes: list[str]) -> str:
-    """Of one job and one quantizer, what each run has."""
+    """The cell of one job and one quantizer, from the outcome of each run."""
     run = [outcome for outcome in outcomes if outcome is not None]
     if len(run) < len(outcomes):
         return "**not run everywhere**" if run else ""

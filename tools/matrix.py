@@ -1,7 +1,7 @@
-"""Make the table of docs/matrix.md from the results of the matrix, which `make matrix` records in docs/matrix.
+"""Write docs/matrix.md from the results of the matrix, which `make matrix` records in docs/matrix.
 
-One row a transform, one column a backend (or what stands in its place) and torch. Nothing in the table is untested: a
-column that was run when there were other rows than in the last run is left out until it is run again.
+Each row is a transform, each column a backend, or what replaces it, with one torch. Everything in the table was tested:
+a column whose rows differ from those of the last run is left out until it is run again.
 """
 
 import json
@@ -18,7 +18,7 @@ PAGE = ROOT / "docs" / "matrix.md"
 SUBJECTS = {"native": "native", "python": "Python", "idiom": "detach idiom", "function": "Function"}
 OURS = ("native", "python")
 
-# The site colours a cell by the symbol that it begins with: docs/extensions/tables.py.
+# The site colors a cell by the symbol that it begins with: docs/extensions/tables.py.
 PASS = "✓"
 SYMBOLS = {"wrong": "✗", "refused": "⊘"}
 
@@ -27,29 +27,29 @@ Result = dict[str, Any]
 INTRODUCTION = """\
 # The matrix: every transform, on both backends
 
-Made by `make matrix`, from the results of tests that compare values: forward, first derivative, and second where there
-is one. A column is a backend and a version of torch. The last two are what people use instead, run by the same code:
-the detach idiom `x + (f(x) - x).detach()`, and a `torch.autograd.Function` as PyTorch's guide has it
-(`setup_context`, `generate_vmap_rule = True`).
+Written by `make matrix`, from the results of tests that compare values: the forward, the first derivative, and the
+second if there is one. Each column is a backend with one version of torch. The last two are what people use instead,
+run by the same code: a `torch.autograd.Function` as in PyTorch's guide (`setup_context`, `generate_vmap_rule = True`),
+and the detach idiom `x + (f(x) - x).detach()`.
 
 | | |
 |---|---|
-| ✓ | **pass**: all cases of the row hold, over all ops |
-| ⊘ | **refused**: an error, and no wrong number. Ours say why [below](#why-some-are-refused); where it is PyTorch \
-itself that fails, the test shows that `x.clone()` fails in the same row |
-| ✗ | **wrong**: other values than the contract's, and no error |
+| ✓ | **pass**: all cases of the row pass, for all ops |
+| ⊘ | **refused**: an error instead of a wrong number. [Below](#why-some-are-refused) are the reasons for ours; if \
+PyTorch itself fails, the test shows that `x.clone()` fails in the same row |
+| ✗ | **wrong**: values that differ from the contract's, without an error |
 
-✗ 3/12 is three of twelve cases. Outside the rows on values to the bit, x is a multiple of 1/4, on which the idiom's
+✗ 3/12 means three of twelve cases. Except in the rows that compare bits, x is a multiple of 1/4, for which the idiom's
 `x + (f(x) - x)` is exact. The machine-readable results are in `docs/matrix/`.
 
 ## Counts
 
-The rows that pass.
+The number of rows that pass.
 """
 
 
 def outcomes(row: dict[str, Any]) -> list[str]:
-    """Of one cell: how many cases are wrong and how many are refused, or that all pass."""
+    """How many cases of one cell are wrong and how many are refused, or that all pass."""
     total = row["passed"] + len(row["not_passed"])
     kinds = [kind for kind, _ in row["not_passed"].values()]
     parts = []
@@ -71,12 +71,12 @@ def head(result: Result) -> str:
 
 
 def anchor(title: str) -> str:
-    """Of a heading, as GitHub and the site make it."""
+    """The anchor of a heading, as GitHub and the site generate it."""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def counts(results: list[Result], groups: dict[str, list[str]]) -> list[str]:
-    """A line for each group, and how many of its rows pass in each column: marked where it is all of them."""
+    """A line for each group, with the number of its rows that pass in each column, marked if all of them do."""
 
     def line(title: str, chosen: list[str]) -> str:
         total = sum(len(groups[group]) for group in chosen)
@@ -130,7 +130,7 @@ def last_results() -> list[Result]:
         if rows_of(result) == rows_of(files[last]):
             results.append(result)
         else:
-            print(f"{file.relative_to(ROOT)} has other rows than {last.name}, and is left out until it is run again")
+            print(f"{file.relative_to(ROOT)} has other rows than {last.name} and is left out until it is run again")
     order = list(SUBJECTS)
     return sorted(results, key=lambda r: (order.index(r["subject"]) // 2, Version(r["torch"]), r["subject"]))
 

@@ -1,4 +1,4 @@
-"""Make the page docs/mutants.md of what `make mutants` has found, which is in docs/mutants/results.json."""
+"""Write the page docs/mutants.md about what `make mutants` found, which is in docs/mutants/results.json."""
 
 import json
 from collections.abc import Sequence
@@ -13,25 +13,26 @@ PAGE = ROOT / "docs" / "mutants.md"
 INTRODUCTION = """\
 # Mutants: would the tests notice?
 
-Made by `make mutants`, which changes the packages in one place at a time, builds what includes it, and runs tests until
-one fails.
+Written by `make mutants`, which changes the packages in one place at a time, rebuilds what the change affects, and runs
+tests until one fails.
 
 ## Arithmetic
 
 {number} changes of one line, {split}, drawn by a seed (`tools/mutants_draw.py`) from
-all that a set of rules makes of the sources: a comparison turned round, another operator, a constant one more or less,
+all changes that a set of rules makes to the sources: a comparison reversed, another operator, a constant off by one,
 arguments swapped, a condition or a statement left out, a narrower dtype. Nobody chose them. Each kind has its turn, and
 each family of ops its share; {again} more were drawn that do not compile, or compile to the same code. The quick tests
-have a minute of one processor's time to find each, those of its family first; a test that hangs is ended after another.
+have one minute of processor time to find each change, and those of its family run first; a test that hangs is killed
+after another minute.
 
-**{killed} are found, {equivalent} are no change that can be observed, and {lost} survive.**
+**{killed} are found, {equivalent} have no effect that can be observed, and {lost} survive.**
 """
 
 REGISTRATION = """\
 ## Registration
 
-The ways to register an op that look right and are not, chosen by hand, and how many rows of
-[the matrix](matrix.md) find each.
+Ways to register an op that look right but are wrong, chosen by hand, and how many rows of [the matrix](matrix.md) find
+each of them.
 """
 
 
@@ -72,7 +73,7 @@ def page(results: dict[str, Any]) -> str:
     kinds = dict.fromkeys(record["kind"] for record in mutants)
     counts = [[sum(record["kind"] == kind for record in group) for group in (mutants, killed)] for kind in kinds]
     lines += table(["kind", "mutants", "found"], [[kind, *map(str, count)] for kind, count in zip(kinds, counts)])
-    lines += ["### What is changed, and which test finds it", ""]
+    lines += ["### Each change, and the test that finds it", ""]
     for record in sorted(mutants, key=lambda record: (list(kinds).index(record["kind"]), record["identity"])):
         lines += [f"{record['kind']}, {place(record)}: {outcome(record)} ({record['seconds']:.0f} s)", ""]
         lines += ["```diff", f"- {record['old']}", f"+ {record['new']}", "```", ""]
