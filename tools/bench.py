@@ -1,9 +1,9 @@
-"""Measure what the ops cost, beside the limit and beside what people use in their place.
+"""Measure what the ops cost, compared with the limit and with what people use instead.
 
-Each number is a ratio to torch.round, or to another call that is named: the competitors take turns in one process, and
-what slows the machine down slows them all. A number that is not known to one part in a hundred is measured for longer.
-The backend is chosen when `ste` is imported, so each has a process of its own. Writes the results;
-tools/bench_report.py makes the page of them. What is large is measured on one thread and on all that torch has.
+Each number is a time divided by that of torch.round, or of another call that is named: the competitors take turns in
+one process, so whatever slows the machine down slows all of them. A number that is not known to within 1% is measured
+for longer. `ste` chooses its backend when it is imported, so each backend has its own process. Writes the results, from
+which tools/bench_report.py writes the page. Large tensors are measured on one thread and on all of torch's.
 """
 
 import argparse
@@ -37,19 +37,19 @@ from torch.utils.benchmark import Timer
 import ste
 
 LIMIT = "torch.round"
-COPIES = "straight_through"  # has a target beside x.clone()
+COPIES = "straight_through"  # has a target relative to x.clone()
 THREE_READS = "torch.addcmul"  # torch's own pass over three tensors
 SECONDS_ON_ALL_THREADS = {"new": 3, "kept": 1.5}  # by the memory of the results
 LARGE = [(1, 64, 32, 32), (1, 64, 128, 128), (1, 64, 625, 250)]  # 65,536, 1,048,576 and 10,000,000 elements
 FOR_ALL_THREADS = (1, 64, 512, 256)  # 8,388,608 elements
-PLACES = 9  # of them in memory, on which two equal loops differ by up to a tenth
+PLACES = 9  # in memory, between which the time of the same loop differs by up to 10%
 GROWTH = [10**power for power in range(9)]
 CALLS = 1000  # whose instructions are counted
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 
 
 def somewhere(shape: Sequence[int], dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
-    """A normal distribution of deviation 3, at a random place of some pages."""
+    """Normally distributed numbers with a standard deviation of 3, at a random offset within some pages."""
     numel = math.prod(shape)
     offset = 64 * random.randrange(256)
     flat = torch.empty(numel + offset + 64, dtype=dtype)[offset : offset + numel]
@@ -106,7 +106,7 @@ class Bench:
         for variant, (op, arguments) in VARIANTS.items():
             compiled = torch.compile(written(op), dynamic=True)
             cases = itertools.product(self.sizes, (torch.float32, torch.bfloat16), LAYOUTS)
-            if self.backend == "python":  # whose loops are torch's
+            if self.backend == "python":  # its loops are torch's
                 cases = itertools.product(self.sizes, (torch.float32,), ("contiguous",))
             for shape, dtype, layout in cases:
                 sets = []
@@ -144,10 +144,10 @@ class Bench:
         return calls
 
     def threads(self, memory: str) -> Iterator[Result]:
-        """What is large, on one thread and on all.
+        """Large tensors, on one thread and on all.
 
-        With memory of both kinds: new pages are zeroed by the thread that writes to them first. Without them, two
-        threads are no match for one of a fast core, which takes most of what the memory has to give.
+        With both kinds of memory: the thread that first writes to a new page zeroes it. Without new pages, two threads
+        gain little, because one thread on a fast core already uses most of the memory bandwidth.
         """
         take_memory(memory)
         shape = self.sizes[0] if self.quick else FOR_ALL_THREADS
@@ -195,7 +195,7 @@ class Bench:
             )
 
     def surrogates(self) -> Iterator[Result]:
-        """The backward of each, of a million elements."""
+        """The backward of each surrogate, on a million elements."""
         shape = self.sizes[0] if self.quick else LARGE[1]
         for dtype, (name, kind) in itertools.product((torch.float32, torch.bfloat16), KINDS.items()):
             sets = [
@@ -207,7 +207,7 @@ class Bench:
                 yield from self.race("surrogate", name, *sets, threads=threads, **where)
 
     def fake_quantize(self) -> Iterator[Result]:
-        """Four bits, with a scale that is learned, beside the composition and what torch has."""
+        """Four bits with a learned scale, compared with the composition and with torch's own op."""
         composition = IDIOM["fake_quantize"]
         ends = (None, -8, 7)
         for shape, kind in itertools.product(self.sizes, ("per tensor", "per channel")):
@@ -215,7 +215,7 @@ class Bench:
             ours = {}
             for dtype in (torch.float32, torch.bfloat16):
                 x = somewhere(shape, dtype, torch.contiguous_format).requires_grad_()
-                torch.compiler.reset()  # it compiles a function no more than eight times
+                torch.compiler.reset()  # it compiles a function at most eight times
                 scale = (number if kind == "per tensor" else per_channel)(x.detach(), 0.6).requires_grad_()
                 calls = {
                     "clone": Call(torch.clone, (x,)),
@@ -235,20 +235,20 @@ class Bench:
                 yield from self.race("fake_quantize by dtype", kind, ours, **where, threads=threads)
 
     def formats(self) -> Iterator[Result]:
-        """8 bits, beside integers of as many; and blocks of 32."""
+        """Formats of 8 bits, compared with integers of 8 bits; and blocks of 32."""
         races = [("fake_quantize_float", "e4m3fn", float_formats)]
         races += [("fake_quantize_blocks", recipe, partial(block_formats, recipe)) for recipe in ("mxfp4", "int4_32")]
         for shape, dtype in itertools.product(self.sizes[-2:], (torch.float32, torch.bfloat16)):
             where: dict[str, Any] = {"elements": math.prod(shape), "dtype": str(dtype).removeprefix("torch.")}
             for section, title, calls in races:
-                torch.compiler.reset()  # it compiles a function no more than eight times
+                torch.compiler.reset()  # it compiles a function at most eight times
                 places = (somewhere(shape, dtype, torch.contiguous_format) for _ in range(3))
                 sets = [calls(x, self.ours, peers=self.peers) for x in places]
                 for threads in self.thread_counts:
                     yield from self.race(section, title, *sets, threads=threads, **where)
 
     def steps(self) -> Iterator[Result]:
-        """Of training, beside the same step in floating point."""
+        """Training steps, compared with the same step in floating point."""
         for network, compiles in itertools.product(NETWORKS, (False, True)):
             torch.compiler.reset()
             calls, elements = steps(network, self.ours, peers=self.peers, compiles=compiles)
@@ -275,7 +275,7 @@ class Bench:
             self.ours: (ste.round_ste, ste.scalar_clamp_ste),
         }
         for shape in self.sizes:
-            torch.compiler.reset()  # it compiles a function no more than eight times, for a number of threads each time
+            torch.compiler.reset()  # it compiles a function at most eight times, each for one number of threads
             xs = [somewhere(shape, torch.float32, torch.contiguous_format).requires_grad_() for _ in range(3)]
             sets: list[dict[str, Call]] = [{} for _ in xs]
             for title, (to_integer, clamp) in pairs.items():
@@ -288,9 +288,9 @@ class Bench:
                     calls[title] = Call(compiled, (x,)).with_backward()
                 _, codes = run_and_get_code(sets[0][title])
                 kernels = float(sum(len(re.findall(r"async_compile\.cpp", code)) for code in codes))
-                if kernels:  # none is compiled for the sizes that follow, if the first was for all
+                if kernels:  # no later size compiles anything, if the first code was for all sizes
                     yield Result("compiled kernels", "quantizer", title, kernels, kernels, kernels, elements=x.numel())
-            # More exactly than the rest: the target allows for two parts in a hundred.
+            # More exactly than the rest: the target allows 2%.
             exactly: dict[str, Any] = {} if self.quick else {"known": KNOWN / 2, "seconds": 4 * SECONDS_IN_MEMORY}
             for threads in self.thread_counts:
                 options = exactly if threads == 1 else {}
@@ -306,7 +306,7 @@ class Bench:
                     yield from self.race("growth", variant, chosen, turns=3, elements=elements, threads=threads)
 
     def exactness(self) -> Iterator[Result]:
-        """The share of elements that the idiom gets wrong, of a normal distribution of deviation 3."""
+        """The share of normally distributed elements, with a standard deviation of 3, that the idiom gets wrong."""
         for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
             x = (torch.randn(LARGE[1], dtype=torch.float64) * 3).to(dtype)
             for variant, (op, _) in VARIANTS.items():
@@ -318,7 +318,7 @@ class Bench:
 
     def instructions(self) -> Iterator[Result]:
         """Instructions of one call of torch.round and of ste.round_ste, by cause, counted by valgrind's callgrind."""
-        # The timer starts another process, by the name of python; valgrind has no AVX-512.
+        # The timer starts another process, called python; valgrind does not support AVX-512.
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         os.environ["ATEN_CPU_CAPABILITY"] = "avx2"
         setup = "import torch, ste; x = torch.randn(8, requires_grad=True)"
@@ -337,7 +337,7 @@ class Bench:
         yield from getattr(self, name)()
 
     def all(self) -> Iterator[Result]:
-        take_memory("new")  # before the heap has a place for anything large
+        take_memory("new")  # before the heap has room for anything large
         if self.backend == "native" and not self.peer:
             yield from self.memory()
             yield from self.threads("new")
@@ -358,7 +358,7 @@ class Bench:
                 yield from self.instructions()
 
 
-# Where an instruction of a call is spent: the first pattern that the function's name and library match.
+# What an instruction of a call is spent on: the first pattern that matches the function's name and library.
 CAUSES = {
     "the GIL, released and taken again, and other locks": r"_gil\b|gil_scoped|PyEval_(Save|Restore)Thread|pthread_|"
     r"PyThreadState|PyGILState|lll_lock",
@@ -386,7 +386,7 @@ def write(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def results_of(path: Path) -> list[dict[str, Any]]:
-    """The results of before, which those of a part are put among."""
+    """The previous results, to which those of a part are added."""
     if not path.exists():
         sys.exit(f"{path} does not exist: measure all of it first")
     before: dict[str, Any] = json.loads(path.read_text())
@@ -396,7 +396,7 @@ def results_of(path: Path) -> list[dict[str, Any]]:
 
 
 def replaced(before: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The results of before, with these in the place of those of the same sections."""
+    """The previous results, with these instead of those of the same sections."""
     again = {(row["process"], row["section"]) for row in rows}
     return [row for row in before if (row["process"], row["section"]) not in again] + list(rows)
 
@@ -431,7 +431,7 @@ def main() -> None:
         before = results_of(arguments.results)
         del workers[1:]
     rows = []
-    # Where the output is not a terminal, every update of a bar is a line in a log.
+    # If the output is not a terminal, every update of a progress bar adds a line to the log.
     with tqdm(unit=" results", mininterval=0.1 if sys.stderr.isatty() else 60) as progress:
         for backend, peer, environment in workers:
             progress.set_description(peer or backend, refresh=False)

@@ -1,4 +1,4 @@
-"""What the benchmark calls: the ops with their arguments, and what people use in their place."""
+"""What the benchmark calls: the ops with their arguments, and what people use instead."""
 
 import sys
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch.utils.benchmark import Timer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-# The tests are no package: they are found by the path that stands above.
+# The tests are not a package: the path above finds them.
 from op_table import OPS, Op
 from plain import signature
 
@@ -44,14 +44,14 @@ def always(*arguments: Any) -> Callable[[Tensor], tuple[Any, ...]]:
 
 
 def variants() -> dict[str, tuple[Op, Callable[[Tensor], tuple[Any, ...]]]]:
-    """What is measured of each op in the table, and the arguments after x: some numbers, or each kind of bounds."""
+    """The calls of each op in the table, and the arguments after x: some numbers, or each kind of bounds."""
     result: dict[str, tuple[Op, Callable[[Tensor], tuple[Any, ...]]]] = {}
     for op in OPS:
         has_tensors = any(callable(argument) for argument in op.arguments)
         if op.name == "straight_through":
             result[op.name] = (op, lambda x: (torch.randn_like(x),))
         elif op.name.startswith("fake_quantize") or (has_tensors and "clamp" not in op.name):
-            continue  # has races of its own
+            continue  # has its own races
         elif has_tensors:
             result |= {f"{op.name}, {kind}": (op, between(make)) for kind, make in BOUNDS.items()}
         elif op.name == "scalar_clamp_ste":
@@ -67,7 +67,7 @@ VARIANTS = variants()
 
 
 def written(op: Op, *before: str) -> Callable[..., Tensor]:
-    """The op's expression as a function of these parameters and the op's own, with nothing around it."""
+    """The op's expression as a function of these parameters and the op's own, without a wrapper."""
     scope: dict[str, Any] = {"torch": torch}
     parameters = [str(p.replace(annotation=p.empty)) for p in signature(op).parameters.values()]
     exec(f"def composition({', '.join([*before, *parameters])}): return {op.expression}", scope)
@@ -76,7 +76,7 @@ def written(op: Op, *before: str) -> Callable[..., Tensor]:
 
 
 def bare(op: Op) -> Callable[..., Tensor]:
-    """The cheapest Function there is of an op."""
+    """The cheapest possible Function for an op."""
 
     class Bare(Function):
         forward = staticmethod(written(op, "ctx"))
@@ -91,7 +91,7 @@ def bare(op: Op) -> Callable[..., Tensor]:
 
 @dataclass(frozen=True)
 class Call:
-    """A call as a user writes it, and with `g` its backward too, to the first `inputs` of the arguments."""
+    """A call as a user writes it and, given `g`, its backward to the first `inputs` arguments."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]

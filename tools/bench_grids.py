@@ -1,4 +1,4 @@
-"""What the ops to a grid and back are measured beside."""
+"""What the ops to a grid and back are compared with."""
 
 import sys
 from pathlib import Path
@@ -13,12 +13,12 @@ import ste
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "extensions"))
 
-# What the guides compare values with, of libraries that are imported when they are called.
+# What the guides compare values with. The libraries are imported when they are called.
 import differences
 
 
 def learnable(x: Tensor, scale: Tensor) -> Call:
-    """The op that torch has for it, per tensor or along the second dimension."""
+    """Torch's own op, per tensor or along the second dimension."""
     op: Any = torch._fake_quantize_learnable_per_channel_affine
     axis: tuple[int, ...] = (1,)
     if scale.dim() == 0:
@@ -43,7 +43,7 @@ def float_formats(x: Tensor, ours: str, *, peers: bool) -> dict[str, Call]:
 
 
 def block_formats(recipe: str, x: Tensor, ours: str, *, peers: bool) -> dict[str, Call]:
-    """With a scale for each block, which follows from it."""
+    """With a scale for each block, computed from it."""
     x = x.reshape(-1, 128)
     of_peers = {}
     if peers and recipe == "mxfp4":
@@ -64,7 +64,7 @@ def block_formats(recipe: str, x: Tensor, ours: str, *, peers: bool) -> dict[str
 
 
 def in_groups(x: Tensor, grid: str, block: int, rule: str) -> Tensor:
-    """Integers of 4 bits by the rule absmax, as people write it."""
+    """4-bit integers with the rule absmax, as people write it."""
     groups = x.reshape(-1, block)
     scale = groups.detach().abs().amax(-1, keepdim=True) / 7
     scaled = groups / scale

@@ -12,7 +12,7 @@ from bench_targets import NATIVE, Row, of_one_thread
 from matplotlib.figure import Figure
 
 THEMES = {"light": "default", "dark": "dark_background"}
-# Of the colours of Okabe and Ito, which the colour-blind can tell apart.
+# From Okabe and Ito's palette, which color-blind people can tell apart.
 COLORS = {
     "light": ("#0072B2", "#D55E00", "#CC79A7", "#009E73"),
     "dark": ("#56B4E9", "#E69F00", "#CC79A7", "#2BC49A"),

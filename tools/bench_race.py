@@ -1,4 +1,4 @@
-"""Competitors that take turns, and what they took."""
+"""Competitors that take turns, and how long they took."""
 
 import statistics
 import time
@@ -8,18 +8,18 @@ from typing import Any
 
 from bench_calls import Call
 
-# A race has this many turns, and as many again until its ratios are known, or it has lasted for long enough: longer
-# where a call goes to the memory, which others use too.
+# A race has this many turns, and as many again until its ratios are known or it has lasted long enough: longer if a
+# call accesses memory, which others use too.
 TURNS = 9
 KNOWN = 0.01
 SECONDS = 0.7
 SECONDS_IN_MEMORY = 3
-IN_MEMORY = 1_000_000  # elements, for which no cache that is a core's own is large enough
+IN_MEMORY = 1_000_000  # elements: too many for a core's own caches
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one competitor took, as a multiple of what the limit took.
+    """The time of one competitor, as a multiple of the limit's.
 
     Attributes:
         section: What was measured.
@@ -29,7 +29,7 @@ class Result:
         low: The first quartile.
         high: The third quartile.
         seconds: One call, the median.
-        memory: Whether what is freed is kept for the next call, or each result has new memory from the system.
+        memory: Whether freed memory is kept for the next call, or each result gets new memory from the system.
     """
 
     section: str
@@ -55,10 +55,10 @@ def race(
     seconds: float | None = None,
     **where: Any,
 ) -> Iterator[Result]:
-    """The competitors in turns; the first of them is the limit.
+    """Run the competitors in turns; the first is the limit.
 
-    Each turn takes the next of the sets of calls, which differ in where their tensors lie: a loop may be a fifth slower
-    if what it reads and what it writes differ by a multiple of 4096 bytes.
+    Each turn uses the next set of calls, whose tensors lie elsewhere in memory: a loop may be 20% slower if the
+    addresses that it reads and writes differ by a multiple of 4096 bytes.
     """
     timers = [{name: call.timer(where.get("threads", 1)) for name, call in calls.items()} for calls in sets]
     numbers = {}

@@ -1,4 +1,4 @@
-"""What a step of training costs, beside the same step in floating point: two networks, and who quantizes them."""
+"""What a training step costs, compared with one in floating point: two networks, and libraries that quantize them."""
 
 import copy
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Residual(nn.Module):
 
 
 def resnet() -> tuple[nn.Module, Tensor, Tensor]:
-    """ResNet-8 for images of CIFAR's size, and a batch of 32."""
+    """ResNet-8 for images of CIFAR's size, with a batch of 32."""
     blocks = [Residual(16, 1, 16), Residual(32, 2, 16), Residual(64, 2, 32)]
     stem = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
     model = nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
@@ -53,7 +53,7 @@ class Block(nn.Module):
 
 
 def transformer() -> tuple[nn.Module, Tensor, Tensor]:
-    """One block, and a batch of 8 sequences of 128."""
+    """One block, with a batch of 8 sequences of length 128."""
     model = nn.Sequential(Block(), nn.Linear(256, 64))
     return model, torch.randn(8, 128, 256), torch.randint(64, (8, 128))
 
@@ -68,7 +68,7 @@ def by_ste(model: nn.Module) -> nn.Module:
 
 
 def by_torch_ao(model: nn.Module) -> nn.Module:
-    """With the FakeQuantize of torch.ao, by the same parametrizations and hooks."""
+    """torch.ao's FakeQuantize, attached by the same parametrizations and hooks."""
     from torch.ao.quantization import FakeQuantize, MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver
 
     class Weight(nn.Module):
@@ -92,7 +92,7 @@ def by_torch_ao(model: nn.Module) -> nn.Module:
 
 
 def by_brevitas(model: nn.Module) -> nn.Module:
-    """Every layer in the place of its own, with a scale that is learned."""
+    """Brevitas' layers instead of torch's, with learned scales."""
     import brevitas.nn
     from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerChannelFloat
 
@@ -117,7 +117,7 @@ def by_brevitas(model: nn.Module) -> nn.Module:
 
 
 def by_torchao(model: nn.Module) -> nn.Module:
-    """Linear layers alone: that is what its quantization-aware training has."""
+    """Only linear layers: torchao's quantization-aware training has no others."""
     from torchao.quantization import quantize_
     from torchao.quantization.qat import IntxFakeQuantizeConfig, QATConfig
 
@@ -145,7 +145,7 @@ def step(model: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor, targe
 
 
 def steps(network: str, ours: str, *, peers: bool, compiles: bool) -> tuple[dict[str, Call], int]:
-    """The step of each, of the same weights and the same batch, and the numbers in a batch."""
+    """The step of each library, from the same weights and batch, and the number of elements in a batch."""
     torch.manual_seed(0)
     model, x, target = NETWORKS[network]()
     kinds = {FLOAT: lambda m: m, ours: by_ste}

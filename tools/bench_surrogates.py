@@ -1,4 +1,4 @@
-"""What the surrogate gradients are measured beside: a product, torch's own derivatives, and what people write."""
+"""What the surrogate gradients are compared with: a product, torch's own derivatives, and what people write."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch import Tensor
 import ste
 from ste.surrogates import TABLE, Definition
 
-# The functions that the surrogates are the derivatives of, where they are one or two of torch's own.
+# The functions whose derivatives the surrogates are, if they are one or two of torch's own.
 SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {
     "clipped": lambda x: x.clamp(-1, 1),
     "tanh": torch.tanh,
@@ -21,7 +21,7 @@ SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {
     "swish": lambda x: torch.nn.functional.silu(5 * x),
 }
 
-# As larq, snntorch, spikingjelly and the papers' code have them, in eager PyTorch.
+# As larq, snntorch, spikingjelly and the papers' code write them, in eager PyTorch.
 WRITTEN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "clipped": lambda g, x: torch.where(x.abs() <= 1, g, torch.zeros_like(g)),
     "polynomial": lambda g, x: torch.where(x.abs() <= 1, 2 * (1 - x.abs()) * g, torch.zeros_like(g)),
@@ -42,7 +42,7 @@ def backward_of(function: Callable[[Tensor], Tensor], x: Tensor, g: Tensor) -> C
 
 
 def gradients(kind: Definition, ours: str, x: Tensor, g: Tensor) -> dict[str, Call]:
-    """The backward alone, beside a product of the two tensors that it reads."""
+    """The backward alone, compared with a product of the two tensors that it reads."""
 
     def sign(x: Tensor) -> Tensor:
         return ste.binary_sign_ste(x, -1.0, kind.name)

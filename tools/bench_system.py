@@ -1,4 +1,4 @@
-"""What the benchmark measures of the process, the library and the machine."""
+"""Measurements of the process, the library and the machine."""
 
 import ctypes
 import os
@@ -19,7 +19,7 @@ LARGE_RESULT = 1_000_000  # bytes
 
 
 def peak_tensors(call: Call, x: Any) -> float:
-    """By how much the resident memory of the process grows at most."""
+    """The peak growth of the process's resident memory."""
     call()
     status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -27,13 +27,13 @@ def peak_tensors(call: Call, x: Any) -> float:
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(f"{field}:"))
 
     before = kilobytes("VmRSS")
-    clear.write_text("5")  # the peak is now the present
+    clear.write_text("5")  # resets the peak to the present value
     call()
     return float((kilobytes("VmHWM") - before) * 1024 / (x.numel() * x.element_size()))
 
 
 def import_milliseconds(backend: str) -> list[float]:
-    """What `import ste` adds to `import torch`."""
+    """The time that `import ste` adds to `import torch`."""
     code = "import time, torch; t = time.perf_counter(); import ste; print((time.perf_counter() - t) * 1e3)"
     environment = {**os.environ, "STE_BACKEND": backend}
     run = [sys.executable, "-c", code]
@@ -55,7 +55,7 @@ def library_megabytes() -> float:
 
 
 def build_seconds() -> float:
-    """Building ste-core's wheel from nothing."""
+    """The time to build ste-core's wheel from scratch."""
     with tempfile.TemporaryDirectory() as scratch:
         command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", scratch]
         start = time.perf_counter()
@@ -77,11 +77,10 @@ def machine() -> dict[str, Any]:
 
 
 def take_memory(kind: str) -> None:
-    """From here on, what is freed stays with the process ("kept"), or every large result has new pages ("new").
+    """From here on, the process keeps freed memory ("kept"), or every large result gets new pages ("new").
 
-    Kept is what an allocator that caches does. If nothing is said, most of the time for a result of some megabytes is
-    that of the system's zeroing of its pages, or none of it is, by chance. With another C library than glibc nothing
-    changes.
+    A caching allocator keeps memory. By default, it is up to chance whether most of the time for a result of some
+    megabytes goes into zeroing its pages, or none. This has no effect with a C library other than glibc.
     """
     trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # as <malloc.h> numbers them
     options = {

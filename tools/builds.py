@@ -2,8 +2,8 @@
 
     python tools/builds.py >> "$GITHUB_OUTPUT"
 
-The jobs of the release are made of it, and the release fails where one of its builds is missing. `make lint` compares
-it with what the packages' metadata and the Makefile say.
+The release creates its jobs from this list, and fails if one of the builds is missing. `make lint` compares the list
+with the packages' metadata and the Makefile.
 """
 
 import json
@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 TORCHES = ("2.13.0", "2.14.1")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-# The machines of GitHub on which a platform's wheels are built and tested.
+# The GitHub runners on which a platform's wheels are built and tested.
 RUNNERS = {"linux_x86_64": "ubuntu-latest", "macosx_arm64": "macos-latest", "win_amd64": "windows-latest"}
 
 
 class Build(NamedTuple):
-    """One of them, by the version of torch, the tag of Python and the platform."""
+    """One build: the version of torch, the tag of Python and the platform."""
 
     torch: str
     python: str
@@ -44,7 +44,7 @@ def expected(
 
 
 def check(found: Iterable[Build], wanted: Iterable[Build]) -> None:
-    """Raise an error where a build is missing, is there twice, or is one that nobody asked for."""
+    """Raise an error if a build is missing, occurs twice, or is not in the list."""
     counts, asked_for = Counter(found), set(wanted)
     problems = {
         "missing": asked_for - counts.keys(),

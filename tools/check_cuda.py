@@ -1,8 +1,8 @@
 """Check the CUDA kernels of the installed ste-core, without a GPU: how they were compiled, linked and registered.
 
-What is found is printed kernel by kernel: registers, spills, and whether memory is moved by 128 bits. It fails where
-a kernel spills, where one that takes packs of neighbors moves less than 128 bits at once, where the library needs a
-symbol that nothing provides, and where an op has no kernel for CUDA.
+Prints for each kernel its registers, its spills, and whether it moves 128 bits at once. Fails if a kernel spills, if
+one that takes packs of neighbors moves less than 128 bits at once, if the library needs a symbol that nothing provides,
+or if an op has no CUDA kernel.
 """
 
 import os
@@ -19,14 +19,14 @@ import torch
 import ste
 import ste_core
 
-# Load or store, and whether of 128 bits.
+# A load or a store, and whether it moves 128 bits.
 MOVE = re.compile(r"\b(LDG|STG)\.E(\S*)")
 SPILL = re.compile(r"\b(LDL|STL)\b")
 
 
 @dataclass
 class Kernel:
-    """What the machine code of one kernel for one architecture has."""
+    """The machine code of one kernel for one architecture."""
 
     name: str
     registers: int = 0
@@ -41,7 +41,7 @@ def output_of(*command: str | Path) -> str:
 
 
 def libraries_of_torch() -> list[str]:
-    """The folders with what torch loads, its own libraries and those of the packages that it depends on."""
+    """The folders of the libraries that torch loads: its own, and those of its dependencies."""
     torch_root = Path(torch.__file__).parent
     return [str(torch_root / "lib"), *map(str, torch_root.parent.glob("nvidia/*/lib"))]
 
@@ -50,7 +50,7 @@ LOADER = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(libraries_of_torch())
 
 
 def cuobjdump() -> str:
-    """That of the toolkit, or the one that comes with Triton, which CUDA builds of torch depend on."""
+    """The toolkit's, or the one in Triton, on which CUDA builds of torch depend."""
     found = shutil.which("cuobjdump")
     if found is None:
         import triton
@@ -65,7 +65,7 @@ def demangled(names: list[str]) -> dict[str, str]:
 
 
 def short(name: str) -> str:
-    """Without the arguments and the namespaces; what a lambda is in stands for it."""
+    """The name without arguments and namespaces; for a lambda, that of the enclosing function."""
     name = re.sub(r"\(anonymous namespace\)::|_INTERNAL_\w+::|ste::cuda::|at::native::|c10::|^void ", "", name)
     inside = re.search(r"(binary_sign|fake_quantize)\(at::Tensor", name)
     dtype = re.findall(r"\{lambda\((\w[^,)]*)", name)

@@ -1,7 +1,7 @@
 """Check that the files of requirements/ agree with the dependency groups of the same names, and with each other.
 
-Each package of a group is there, in a version that the group allows and with hashes, for every Python and platform that
-there are builds for. Whether a dependency of these packages is missing, pip checks: it installs none without a hash.
+Each package of a group must be there, in a version that the group allows and with hashes, for every Python and platform
+that has builds. pip itself checks that no dependency of these packages is missing: it installs nothing without a hash.
 """
 
 import importlib
@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 GROUPS = ("build", "release")
-# What markers ask of a platform.
+# What markers query about a platform.
 SYSTEMS = {
     "linux_x86_64": ("linux", "Linux", "posix", "x86_64"),
     "macosx_arm64": ("darwin", "Darwin", "posix", "arm64"),
@@ -28,7 +28,7 @@ PIN = re.compile(r"^(?P<pin>[\w.-]+==[^\\\n]+?) \\\n(?: +--hash=sha256:[0-9a-f]{
 
 
 class Lock(NamedTuple):
-    """The requirements of a file, each of one version, and the packages that are there for the group itself."""
+    """The requirements of a file, each with one version, and the packages that the group itself names."""
 
     pins: list[Requirement]
     asked_for: set[str]
@@ -38,7 +38,7 @@ def read_lock(text: str) -> Lock:
     """A file of requirements/.
 
     Raises:
-        ValueError: A line is of another form: not one version, or without hashes.
+        ValueError: A line does not pin one version, or has no hashes.
     """
     rest = re.sub(r"^ *#.*\n", "", PIN.sub("", text), flags=re.MULTILINE)
     if rest.strip():
@@ -62,7 +62,7 @@ def group(groups: Mapping[str, Any], name: str) -> list[Requirement]:
 
 
 def environments() -> Iterator[tuple[str, dict[str, str]]]:
-    """What markers are evaluated in, by a name to tell it by."""
+    """The environments in which to evaluate markers, by name."""
     for python, platform in product(PYTHONS, RUNNERS):
         system = dict(zip(("sys_platform", "platform_system", "os_name", "platform_machine"), SYSTEMS[platform]))
         implementation = {"implementation_name": "cpython", "platform_python_implementation": "CPython"}
@@ -75,7 +75,7 @@ def applies(requirement: Requirement, environment: dict[str, str]) -> bool:
 
 
 def pinned(lock: Lock, environment: dict[str, str]) -> dict[str, list[str]]:
-    """The versions of each package in an environment, of which there should be one."""
+    """The versions of each package in an environment; there should be only one."""
     found: dict[str, list[str]] = {}
     for pin in lock.pins:
         if applies(pin, environment):
@@ -84,7 +84,7 @@ def pinned(lock: Lock, environment: dict[str, str]) -> dict[str, list[str]]:
 
 
 def problems(name: str, wanted: list[Requirement], lock: Lock, others: Lock) -> dict[str, str]:
-    """What is wrong with the file of a group, beside another whose versions it has to share, and where first."""
+    """What is wrong with the file of a group, given another file whose versions it must share, and the first place."""
     found: dict[str, str] = {}
     if surplus := lock.asked_for - {canonicalize_name(requirement.name) for requirement in wanted}:
         found[f"requirements/{name}.txt has {', '.join(sorted(surplus))}, which the group does not ask for"] = "any"
@@ -101,7 +101,7 @@ def problems(name: str, wanted: list[Requirement], lock: Lock, others: Lock) -> 
 
 
 def main() -> int:
-    # Before Python 3.11 it is a package, which the requirements have for hatchling.
+    # Before Python 3.11 it is a package, which is among the requirements because of hatchling.
     toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     groups = toml.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
     locks = {name: read_lock((ROOT / "requirements" / f"{name}.txt").read_text()) for name in GROUPS}

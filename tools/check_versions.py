@@ -1,9 +1,9 @@
-"""Check that all places that state the same thing state it in the same way.
+"""Check that all places that state the same fact agree.
 
-Both packages have one version, ``ste-py[native]`` pins ste-core to it, and the changelog has a section for it. A tag of
-a release, given with ``--tag``, is `v` and that version. The packages name one address of the repository, and a release
-from another, given with ``--repository``, is none of theirs. What is published, tools/builds.py, is what `make wheels`
-builds, and is for the versions of Python that the packages say they are for.
+Both packages have one version, ``ste-py[native]`` pins ste-core to it, and the changelog has a section for it. The tag
+of a release, given with ``--tag``, is `v` and that version. The packages name one address of the repository, and a
+release must come from it: ``--repository`` gives the address. The list of what is published, tools/builds.py, agrees
+with what `make wheels` builds and with the versions of Python that the packages support.
 """
 
 import argparse
@@ -22,7 +22,7 @@ ADDRESS = r"(https://github\.com/[\w.-]+/[\w.-]+)"
 
 
 def stated(path: str, pattern: str) -> str:
-    """What a file states; each of several things that differ."""
+    """What a file states; if its statements differ, all of them."""
     found = re.findall(pattern, (ROOT / path).read_text(), re.MULTILINE)
     return " ".join(dict.fromkeys(found)) or "nothing"
 

@@ -1,8 +1,8 @@
-"""Call the native ops with tensors at random, each beside the Python backend, to the bit.
+"""Call the native ops with random tensors and compare each result with the Python backend's, to the bit.
 
     python tools/fuzz.py --inputs 20000 --seconds 600
 
-It finds wrong values; what is wrong in memory, a build with sanitizers in it finds. An input follows from its number:
+This finds wrong values; a build with sanitizers also finds memory errors. The number of an input determines it:
 `--first 4711 --inputs 1` repeats one.
 """
 
@@ -36,7 +36,7 @@ def main() -> int:
         if time.monotonic() - began > arguments.seconds:
             break
         case = Input(number)
-        # Where a sanitizer ends the process, this line says with what.
+        # If a sanitizer ends the process, this line says on which input.
         sys.stderr.write(f"\r{number} {case}\x1b[K" if sys.stderr.isatty() else f"{number} {case}\n")
         try:
             ways[check(case)] += 1

@@ -2,13 +2,13 @@
 
     python tools/gpu.py --all OUT
 
-takes nine minutes at most, and needs no network and nothing of ours that is installed: ste-core is built for the torch
-that is there, in a scratch folder, and ste-py is that of the checkout. What it needs is torch for CUDA, nvcc of the
-same version, cmake, ninja, scikit-build-core, pybind11, pytest, hypothesis, numpy, packaging and wrapt. Where
-compute-sanitizer or triton is missing, or a module that a test imports, that is among the results.
+takes at most nine minutes. It needs no network, and neither package has to be installed: it builds ste-core for the
+installed torch in a scratch folder, and uses ste-py from the checkout. It requires torch for CUDA, nvcc of the same
+version, cmake, ninja, scikit-build-core, pybind11, pytest, hypothesis, numpy, packaging and wrapt. If
+compute-sanitizer, triton or a module that a test imports is missing, the results say so.
 
-OUT/gpu.json has every figure; tools/gpu_report.py makes the page of the site from it. `--device cpu` rehearses all that
-can be without a GPU.
+OUT/gpu.json has every figure, from which tools/gpu_report.py writes the page of the site. `--device cpu` rehearses
+everything that works without a GPU.
 """
 
 import argparse
@@ -36,19 +36,19 @@ SECONDS = 540  # for all of it
 
 
 def patience(device: str) -> int:
-    """How many times longer a rehearsal may take, on what has fewer cores."""
+    """How many times as long a rehearsal may take on a machine with fewer cores."""
     return 4 if device == "cpu" else 1
 
 
 @dataclass
 class Run:
-    """One run of everything: where it writes, and what it has found.
+    """One run of everything: where it writes, and what it found.
 
     Attributes:
         out: The folder for the results.
-        scratch: That for what is built.
+        scratch: The folder for what is built.
         device: "cuda", or "cpu" for a rehearsal.
-        end: When it has to be done.
+        end: The deadline.
         results: Every figure, by step.
         failures: What failed, each with its first error.
         times: How long each step took.
@@ -63,21 +63,21 @@ class Run:
     times: dict[str, float] = field(default_factory=dict)
 
     def fail(self, what: str, error: str) -> None:
-        """With its first error, as compilers, CMake and the sanitizer mark theirs; of a traceback, the last line."""
+        """With its first error, as marked by compilers, CMake and the sanitizer; for a traceback, its last line."""
         lines = [line.strip() for line in error.splitlines() if line.strip()] or ["no message"]
         marks = (" error: ", "CMake Error", "= ERROR", "= Error")
         first = next((line for line in lines if any(mark in line for mark in marks)), lines[-1])
         self.failures.append(f"{what}: {first}")
 
     def environment(self) -> dict[str, str]:
-        """With the build that was made here."""
+        """With the build from this run."""
         paths = [self.scratch / "site", ROOT / "packages" / "ste-py" / "src", ROOT / "tests", ROOT / "tools"]
         chosen = {"PYTHONPATH": os.pathsep.join(map(str, paths)), "STE_BACKEND": "native", "STE_TEST_EXPECT": "native"}
         threads = {"OMP_NUM_THREADS": str(max(1, CORES // 4)), "CMAKE_BUILD_PARALLEL_LEVEL": str(CORES)}
         return {**os.environ, **chosen, **threads}
 
     def process(self, command: Sequence[str | Path], seconds: float) -> tuple[int, str]:
-        """The status and what was printed; 124 where there was no time left."""
+        """The exit status and the output; 124 if no time was left."""
         seconds = min(seconds * patience(self.device), self.end - time.monotonic())
         if seconds < 1:
             return 124, "no time was left"
@@ -94,12 +94,12 @@ class Run:
                 stderr=subprocess.STDOUT,
             )
         except subprocess.TimeoutExpired as error:
-            printed: Any = error.stdout  # bytes, whatever was asked for
+            printed: Any = error.stdout  # bytes, whatever the request
             return 124, f"{bytes(printed or b'').decode()}\nstopped at {seconds:.0f} s"
         return ended.returncode, ended.stdout
 
     def lines(self, program: str, seconds: float, *before: str) -> tuple[list[dict[str, Any]], int, str]:
-        """What a tool gave until its end or that of the time, its status, and what else it printed."""
+        """What a tool reported until it ended or ran out of time, its exit status, and what else it printed."""
         name, *kind = program.split()
         command = [*before, sys.executable, str(ROOT / "tools" / name), *kind, "--device", self.device]
         status, output = self.process(command, seconds)
@@ -108,12 +108,12 @@ class Run:
         return found, status, "\n".join(line for line in lines if not line.startswith("{"))
 
     def take(self, step: "Step") -> None:
-        """One step, whatever becomes of it. What is known is written after each."""
+        """Run one step, even if others failed, and write what is known after it."""
         start = time.monotonic()
         print(f"{step.__name__} ...", flush=True)
         try:
             step(self)
-        except Exception as error:  # is the step's finding: those that follow have their own
+        except Exception as error:  # becomes the step's result; the next steps have their own
             self.fail(step.__name__, f"{type(error).__name__}: {error}")
         self.times[step.__name__] = round(time.monotonic() - start, 1)
         self.results |= {"failures": self.failures, "seconds": self.times}
@@ -156,7 +156,7 @@ def tests(run: Run) -> None:
 
     def test(file: Path) -> tuple[int, int, list[str]]:
         report = folder / f"{file.stem}.xml"
-        # What the version of pytest that is there does not know of the project's configuration is no reason to stop.
+        # An installed pytest that does not know some of the project's configuration is no reason to stop.
         options = ["-q", "-m", "not slow", "-k", run.device, "-o", "minversion=7", "-p", "no:cacheprovider"]
         status, output = run.process([sys.executable, "-m", "pytest", *options, f"--junitxml={report}", file], 200)
         (folder / f"{file.stem}.log").write_text(output)

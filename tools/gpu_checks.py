@@ -1,6 +1,6 @@
-"""What tools/gpu.py runs in a process with the build that it has made: checks, and small calls for a sanitizer.
+"""What tools/gpu.py runs in a process with its build: checks, and small calls for a sanitizer.
 
-Each line of the output is one result, as JSON. A check that fails is such a result too, and the next one follows.
+Each line of the output is one result, as JSON. A failed check is a result too, and the next one follows.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from ste.surrogates import TABLE
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
 
-# Neither the tests nor the tools are packages: they are found by the path that stands above.
+# Neither the tests nor the tools are packages: the path above finds them.
 from bits import all_patterns, assert_same_bits, special_values  # noqa: E402
 from op_table import FLOATING, INTEGER, OPS, Op  # noqa: E402
 from random_calls import Input, compare, native, result_of  # noqa: E402
@@ -52,7 +52,7 @@ def moved(value: Any, device: str) -> Any:
 
 
 def same_on(device: str, op: Op, x: Tensor) -> None:
-    """The op gives on the device what it gives on the CPU, to the bit."""
+    """The op gives the same bits on the device as on the CPU."""
     arguments = op.arguments_for(x)
     expected = op.function(x, *arguments)
     actual = op.function(x.to(device), *(moved(a, device) for a in arguments))
@@ -60,7 +60,7 @@ def same_on(device: str, op: Op, x: Tensor) -> None:
 
 
 def dtypes_of(op: Op) -> list[torch.dtype]:
-    """Those that have the op's arguments: uint8 has no -1."""
+    """The dtypes that can hold the op's arguments: uint8 has no -1."""
     return [dtype for dtype in op.dtypes if dtype != torch.uint8 or -1.0 not in op.arguments]
 
 
@@ -90,7 +90,7 @@ def other_dtypes(device: str) -> None:
         same_on(device, op, special_values(torch.float64))
 
 
-# Of four dimensions, as x may lie in memory.
+# How x may lie in memory, with four dimensions.
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     **LAYOUTS_OF_THREE,
     "channels_last": lambda t: t.contiguous(memory_format=torch.channels_last),
@@ -98,7 +98,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def parameters(x: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """A scale and a zero point, which are a lower and an upper bound too: of each way to lie along x."""
+    """A scale and a zero point, which also serve as a lower and an upper bound, for each way to lie along x."""
     along = {
         "one": (),
         "last": x.shape[-1:],
@@ -188,7 +188,7 @@ def assert_same_gradient(title: str, actual: Tensor, expected: Tensor) -> None:
 
 @check
 def gradients_are_those_of_the_cpu(device: str) -> None:
-    """To x to the bit; to the parameters, whose sums have another order, as closely as their dtype allows."""
+    """The gradient to x, to the bit; those to parameters, summed in another order, as closely as the dtype allows."""
     for title, function, tensors in all_gradients(device, (4, 16, 6, 40)):
         on_cpu = gradients(function, *(t.cpu() for t in tensors))
         here = gradients(function, *tensors)
@@ -241,7 +241,7 @@ def empty_tensors(device: str) -> None:
 @check
 def more_than_two_to_the_31(device: str) -> None:
     if device == "cpu":
-        return  # of the kernels alone, and of much memory
+        return  # only the kernels, with much memory
     elements = (1 << 31) + 4096
     row = torch.randn(4096, device=device, dtype=torch.bfloat16) * 3
     x = row.repeat(elements // 4096)
@@ -251,7 +251,7 @@ def more_than_two_to_the_31(device: str) -> None:
     assert bool((y.view(-1, 4096) == expected).all())
     del y
     assert bool((ste.binary_sign_ste(x).view(-1, 4096) == ste.binary_sign_ste(row)).all())
-    # With itself as what comes in, x has a gradient that is its own, and the scale one that is the row's, many times.
+    # With x as the incoming gradient, the gradient of x is x itself, and that of the scale is the row's, many times.
     to_x, to_scale = training_gradients(x, scale)
     of_row, of_scale = training_gradients(row, scale)
     assert bool((to_x.view(-1, 4096) == of_row).all())
@@ -265,7 +265,7 @@ def training_gradients(x: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
 
 @check
 def a_stream_of_its_own(device: str) -> None:
-    """A kernel on another stream than the current one would read what is not there yet."""
+    """A kernel on a stream other than the current one would read data that is not there yet."""
     if device == "cpu":
         return
     x = torch.randn(1 << 24, device=device)
@@ -288,7 +288,7 @@ def a_stream_of_its_own(device: str) -> None:
 
 @check
 def no_call_waits(device: str) -> None:
-    """Neither forward nor backward synchronizes: torch is asked to raise where something does."""
+    """Neither forward nor backward synchronizes: torch is set to raise an error if something does."""
     if device == "cpu":
         return
     x = torch.randn(64, 128, device=device)
@@ -343,11 +343,11 @@ def a_cuda_graph(device: str) -> None:
 def compiled(device: str) -> None:
     x = torch.randn(64, 128, device=device)
     for op in OPS:
-        torch._dynamo.reset()  # it compiles a function no more than eight times
+        torch._dynamo.reset()  # it compiles a function at most eight times
         arguments = op.arguments_for(x)
         program = torch.compile(op.function, fullgraph=True)
         actual, expected = program(x, *arguments), op.function(x, *arguments)
-        if op.name == "fake_quantize":  # the compiler contracts a product and a sum
+        if op.name == "fake_quantize":  # the compiler contracts a product and a sum into one operation
             torch.testing.assert_close(actual, expected)
         else:
             assert_same_bits(actual, expected, x)
@@ -406,7 +406,7 @@ def checks(device: str) -> Iterator[dict[str, Any]]:
         try:
             function(device)
             synchronize(device)
-        except Exception:  # is a result, as it is to pass
+        except Exception:  # a failure is a result, as is a pass
             error = traceback.format_exc(limit=-3)
         yield {"check": name, "error": error, "seconds": time.perf_counter() - start}
 

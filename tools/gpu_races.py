@@ -1,4 +1,4 @@
-"""The races that tools/gpu.py runs in a process with the build that it has made.
+"""The races that tools/gpu.py runs in a process with its build.
 
 Each line of the output is one race, as JSON.
 """
@@ -25,7 +25,7 @@ from ste.surrogates import TABLE
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
 
-# Neither the tests nor the tools are packages: they are found by the path that stands above.
+# Neither the tests nor the tools are packages: the path above finds them.
 from bench import LIMIT, Bench  # noqa: E402
 from bench_calls import VARIANTS, Call, detached, written  # noqa: E402
 from bench_grids import block_formats, float_formats, learnable  # noqa: E402
@@ -48,8 +48,7 @@ class Race:
         section: What is measured: a forward, a backward, or both.
         op: The op, and the kind of its parameters.
         calls: What runs, by name.
-        tensors: How many tensors of x's size the fastest program there can be reads and writes; NaN where it is not
-            known.
+        tensors: How many tensors of x's size the fastest possible program reads and writes; NaN if that is not known.
     """
 
     section: str
@@ -59,7 +58,7 @@ class Race:
 
 
 def median_seconds(call: Callable[[], Any], device: str) -> float:
-    """Of one call, among as many as take some milliseconds, by the device's own clock."""
+    """The time of one call, from as many as take some milliseconds, by the device's own clock."""
     for _ in range(2):
         call()
     synchronize(device)
@@ -94,13 +93,13 @@ def races_of_ops(bench: Bench, x: Tensor, *, with_compiler: bool) -> Iterator[Ra
     for variant, (op, arguments) in VARIANTS.items():
         calls = bench.competitors(variant, x)
         if with_compiler:
-            torch._dynamo.reset()  # it compiles a function no more than eight times
+            torch._dynamo.reset()  # it compiles a function at most eight times
             calls["torch.compile"] = Call(torch.compile(written(op)), (x, *arguments(x.detach())))
         yield from forward_and_backward(variant, calls, 4 if variant.endswith("full") else 2)
 
 
 def races_of_fake_quantize(bench: Bench, x: Tensor, *, with_compiler: bool) -> Iterator[Race]:
-    """Four bits, with a scale that is learned."""
+    """Four bits, with a learned scale."""
     kinds: dict[str, tuple[Tensor, tuple[int, ...]]] = {"per tensor": (x, ()), "per channel": (x, (x.shape[1], 1, 1))}
     if x.numel() % GROUP == 0:
         kinds["per group"] = (x.view(1, -1, GROUP), (x.numel() // GROUP, 1))
@@ -166,7 +165,7 @@ def races(device: str) -> Iterator[dict[str, Any]]:
             for name, call in race.calls.items():
                 try:
                     seconds[name] = median_seconds(call, device)
-                except Exception as error:  # of a competitor that refuses a dtype: the others race on
+                except Exception as error:  # a competitor refuses a dtype: the others race on
                     errors[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             is_known = bench.ours in seconds and "clone" in seconds and not math.isnan(race.tensors)
             yield {
@@ -176,7 +175,7 @@ def races(device: str) -> Iterator[dict[str, Any]]:
                 "elements": elements,
                 "seconds": seconds,
                 "errors": errors,
-                # Of the copy's bandwidth, which reads one tensor and writes another.
+                # Relative to the bandwidth of the copy, which reads one tensor and writes another.
                 "share": race.tensors / 2 * seconds["clone"] / seconds[bench.ours] if is_known else None,
             }
 

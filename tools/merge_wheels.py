@@ -1,8 +1,8 @@
 """Merge wheels of ste-core, each with the build for one torch, into one wheel with all of the builds.
 
-The wheels must be of one version, one Python and one platform, as their metadata say. What they have in common must be
-the same to the byte. The merged wheel depends on the versions of torch that it carries a build for, and on no other. Of
-the systems that the wheels need, glibc 2.28 and 2.34 say, it needs the newest.
+The wheels must have one version, one Python and one platform, according to their metadata. The files that they share
+must be the same to the byte. The merged wheel depends on exactly those versions of torch for which it carries a build.
+If the wheels need different systems, say glibc 2.28 and 2.34, it needs the newest.
 """
 
 import re
@@ -20,7 +20,7 @@ Minor = tuple[int, int]
 
 
 def requirement(minors: Iterable[Minor]) -> str:
-    """On torch of these minor versions.
+    """The requirement on torch of these minor versions.
 
     Example:
         >>> requirement([(2, 13), (2, 14)])
@@ -37,13 +37,13 @@ def requirement(minors: Iterable[Minor]) -> str:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    """The files of an unpacked wheel, but for its record, which the packing makes anew."""
+    """The files of an unpacked wheel, except its record, which packing writes again."""
     files = (path for path in root.rglob("*") if path.is_file() and path.name != "RECORD")
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
 def with_line(name: str, content: bytes, requires: str, tag: str) -> bytes:
-    """A file of the wheel, with these in the two lines of its metadata that follow from what the wheel carries."""
+    """A file of the wheel, with these values in the two lines of its metadata that depend on what the wheel carries."""
     if name.endswith(".dist-info/METADATA"):
         return REQUIREMENT.sub(f"Requires-Dist: {requires}", content.decode()).encode()
     if name.endswith(".dist-info/WHEEL"):

@@ -1,10 +1,10 @@
-"""Call every op a million times in each way, and see whether memory grows; then eight threads, and forks among them.
+"""Call every op a million times in each way, and check whether memory grows; then run eight threads that fork.
 
     python tools/soak.py docs/soak [--calls N]
 
-The calls are spread over as many processes as there are cores, each on one of torch's threads. Every million calls come
-with a thousand rounds of the threads (tests/soak_threads.py). Writes the results to a file in the folder, and the page
-of all that the folder has beside it; ends with 1 if something failed.
+The calls are distributed over one process per core, each on one of torch's threads. A million calls go with a thousand
+rounds of the threads (tests/soak_threads.py). Writes the results to a file in the folder, and beside the folder a page
+about everything in it. The exit status is 1 if something failed.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-# The tests are no package: they are found by the path that stands above.
+# The tests are not a package: the path above finds them.
 from memory_growth import excess, growth
 from op_table import OPS
 from soak_calls import PATHS, STEPS, X, soak
@@ -63,22 +63,22 @@ def soak_threads(task: Task) -> dict[str, Any]:
 
 
 def work() -> None:
-    """What a process of its own does: a task for each line that it reads."""
+    """The work of a process: a task for each line that it reads."""
     for line in sys.stdin:
         task = json.loads(line)
         begin = time.perf_counter()
         try:
             result = soak_calls(task) if "op" in task else soak_threads(task)
-        except Exception as error:  # the task's finding: those that follow have their own
+        except Exception as error:  # becomes the task's result; the next tasks have their own
             result = {"growth": {}, "failed": f"{type(error).__name__}: {error}"}
         say(result=result, seconds=time.perf_counter() - begin)
 
 
 class Worker:
-    """A process that does one task after another."""
+    """A process that performs one task after another."""
 
     def __init__(self) -> None:
-        # Otherwise threads of torch that have no work spin, on cores that others need.
+        # Otherwise idle threads of torch spin on cores that others need.
         environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
         command = [sys.executable, __file__, "--worker"]
         self.process = subprocess.Popen(
@@ -86,7 +86,7 @@ class Worker:
         )
 
     def do(self, task: Task, progress: Callable[[int], object]) -> dict[str, Any] | None:
-        """What came of it; None if the process ended."""
+        """The result of a task; None if the process ended."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(json.dumps(task) + "\n")
         self.process.stdin.flush()
@@ -120,7 +120,7 @@ def done(tasks: list[Task], workers: int, unit: str) -> list[dict[str, Any]]:
             found[index] = result
         worker.end()
 
-    # Where the output is not a terminal, every update of a bar is a line in a log.
+    # If the output is not a terminal, every update of a progress bar adds a line to the log.
     interval = 0.1 if sys.stderr.isatty() else 60
     total = sum(task["calls"] for task in tasks)
     progress = tqdm(total=total, unit=unit, unit_scale=True, mininterval=interval)

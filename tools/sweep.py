@@ -174,7 +174,7 @@ class Sweep:
 
         done = sum(len(state.parts) for state in self.states.values())
         environment = {**os.environ, "STE_BACKEND": "native", "OMP_NUM_THREADS": "1"}
-        # Where the output is not a terminal, every update of a bar is a line in a log.
+        # If the output is not a terminal, every update of a progress bar adds a line to the log.
         with tqdm(
             unit=" chunks",
             total=len(self.states) * CHUNKS,
