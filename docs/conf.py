@@ -14,7 +14,7 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 sys.path += [str(DOCS / "extensions"), str(ROOT / "tests")]
 
-# After ste has found out whether ste-core is installed: its Python part is documented in any case.
+# Only after ste has checked whether ste-core is installed: the site documents its Python part in any case.
 if importlib.util.find_spec("ste_core") is None:
     sys.path.append(str(ROOT / "packages" / "ste-core" / "src"))
 
@@ -22,7 +22,7 @@ project = "ste"
 author = "the ste authors"
 project_copyright = f"2026, {author}"
 version = release = ste.__version__
-# As the packages' metadata has it: the address is written in one place.
+# From the packages' metadata, the only place that states the address.
 REPOSITORY = dict(entry.split(", ") for entry in metadata("ste-py").get_all("Project-URL", []))["Repository"]
 
 extensions = [
@@ -46,7 +46,7 @@ exclude_patterns = ["extensions", "inventories", "bench", "matrix", "demo", "pee
 
 nitpicky = True
 nitpick_ignore_regex = [
-    ("cpp:identifier", r"(at|c10|std)(::.*)?|u?int\d+_t"),  # of torch and of C++, which have no inventory
+    ("cpp:identifier", r"(at|c10|std)(::.*)?|u?int\d+_t"),  # names of torch and of C++, which have no inventory
 ]
 
 autodoc_member_order = "bysource"
@@ -62,7 +62,7 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
 
-# Of each guide that runs there is a line, and of each kernel, which listens on a port, a warning.
+# Otherwise each guide that runs prints a line, and each kernel, which listens on a port, a warning.
 logging.getLogger("traitlets").setLevel(logging.WARNING)
 os.environ["IPYTHONDIR"] = str(ROOT / "build" / "ipython")
 kernels = ROOT / "build" / "ipython" / "profile_default" / "ipython_kernel_config.py"
@@ -71,7 +71,7 @@ kernels.write_text(
     "get_config().IPKernelApp.log_level = 'ERROR'\nget_config().InlineBackend.figure_formats = {'svg'}\n"
 )
 
-# Doxygen runs when the build does.
+# The build runs Doxygen.
 breathe_projects_source = {"ste-core": (str(ROOT / "packages" / "ste-core" / "include" / "ste"), ["ops.h"])}
 breathe_default_project = "ste-core"
 breathe_doxygen_config_options = {
@@ -84,7 +84,7 @@ breathe_doxygen_config_options = {
 
 
 def inventory(name: str) -> str:
-    """A file that intersphinx reads, of the names that these pages use, so that a build needs no network."""
+    """A file for intersphinx with the names that these pages use, so that a build needs no network."""
     names = (DOCS / "inventories" / f"{name}.txt").read_bytes()
     head = f"# Sphinx inventory version 2\n# Project: {name}\n# Version: \n"
     head += "# The remainder of this file is compressed using zlib.\n"
@@ -99,7 +99,7 @@ intersphinx_mapping = {
     "torch": ("https://docs.pytorch.org/docs/stable", inventory("torch")),
 }
 
-# Neither the prompts nor the output of an example are copied.
+# Copy neither the prompts nor the output of an example.
 copybutton_exclude = ".linenos, .gp, .go"
 
 html_theme = "furo"

@@ -1,10 +1,10 @@
-"""Train a small transformer, character by character, with weights and activations of 4 bits.
+"""Train a small transformer, character by character, with 4-bit weights and activations.
 
     python examples/characters.py
 
-The text is the reference that Python's `help` prints, which every installation of Python has (pydoc_data.topics). The
-same network is trained in full precision, with weights of 4 bits that share a scale in groups of 32, and with weights
-and activations in MXFP4 and in NVFP4. The embedding and the last layer are not quantized, as is usual.
+The text is the reference that Python's `help` prints, which every Python installation has (pydoc_data.topics). The same
+network is trained in full precision, with 4-bit weights that share a scale in groups of 32, and with weights and
+activations in MXFP4 and in NVFP4. As usual, the embedding and the last layer are not quantized.
 """
 
 import argparse
@@ -54,7 +54,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The logits of the next character, for each of a line of them."""
+    """The logits of the next character, at each position of a line."""
 
     def __init__(self, characters: int, width: int = 64, depth: int = 2) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Transformer(nn.Module):
 
 
 def bits(model: nn.Module, lines: Tensor) -> Tensor:
-    """The mean of a character."""
+    """The mean over characters."""
     return F.cross_entropy(model(lines[:, :-1]).flatten(0, 1), lines[:, 1:].flatten()) / math.log(2)
 
 
@@ -94,7 +94,7 @@ def train(configuration: Configuration, text: Tensor, characters: int, steps: in
 def main() -> int:
     parser = argparse.ArgumentParser(description="Train a transformer on Python's own reference, in 4 bits.")
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--check", action="store_true", help="fail if the results are not those that are claimed")
+    parser.add_argument("--check", action="store_true", help="fail if the results do not support the claims")
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)  # a network this small gains little from a second one
@@ -110,10 +110,10 @@ def main() -> int:
         model = train(configuration, coded[:split], len(characters), arguments.steps)
         with torch.no_grad():
             found[name] = torch.stack([bits(model, part) for part in lines.split(64)[:8]]).mean().item()
-        print(f"{name:32} {found[name]:6.3f} bits for a character", flush=True)
-    print(f"Of text that no network was trained with, in {time.perf_counter() - start:.0f} seconds.")
+        print(f"{name:32} {found[name]:6.3f} bits per character", flush=True)
+    print(f"On text that no network was trained on; {time.perf_counter() - start:.0f} seconds.")
     if arguments.check and max(found.values()) > found[FULL] + 0.25:
-        print("Not what is claimed: all within a quarter of a bit of full precision.", file=sys.stderr)
+        print("The claim does not hold: all within a quarter of a bit of full precision.", file=sys.stderr)
         return 1
     return 0
 

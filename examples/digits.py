@@ -3,21 +3,20 @@
     python examples/digits.py
 
 The data are the 1,797 images of 8 x 8 pixels that scikit-learn ships. The same small convolutional network, from the
-same initial weights and over the same batches, is trained at full precision, with integer weights and activations of
-8, 4 and 2 bits, with 4 bits and scales that are learned, with ternary and with binary weights, with weights and
-activations that are both binary, and once more with 4 bits but with ``torch.round`` in the place of ``ste.round_ste``.
-Every convolutional and linear layer is quantized, the first and the last included.
+same initial weights and over the same batches, is trained at full precision, with integer weights and activations of 8,
+4 and 2 bits, with 4 bits and learned scales, with ternary and with binary weights, with binary weights and activations,
+and once more with 4 bits but with ``torch.round`` instead of ``ste.round_ste``. Every convolutional and linear layer is
+quantized, including the first and the last.
 
-It prints a table, draws a figure, and writes the numbers of both beside it, in a file of JSON. They are the same in
-every run on a machine, with any number of cores: each network is trained on one thread, in one of as many processes as
-there are cores. (With the other backend a learned scale is not the same to the bit, since its gradient is summed in
-another order.) The accuracy is that of all images, each of them classified by a network that was trained without its
-quarter of the data, after the last epoch. (The number of epochs and the rates were chosen by looking at these
-accuracies.)
+It prints a table, draws a figure, and writes the numbers of both to a JSON file beside the figure. They are the same in
+every run on a machine, with any number of cores: each network is trained on one thread, with one process per core.
+(With the other backend a learned scale is not the same to the bit, because its gradient is summed in another order.)
+The accuracy is that after the last epoch, over all images, each classified by a network that was trained without its
+quarter of the data. (The number of epochs and the learning rates were chosen by looking at these accuracies.)
 """
 
 if __name__ == "__main__":
-    print("Importing torch and scikit-learn ...", flush=True)  # which takes seconds where the cores are busy
+    print("Importing torch and scikit-learn ...", flush=True)  # takes seconds if the cores are busy
 
 import argparse
 import json
@@ -47,16 +46,16 @@ import ste
 
 Quantizer = Callable[[Tensor], Tensor]
 
-# The least scale. Weights that are all zero would have a scale of 0, and 0 / 0 is NaN, from which no weight recovers.
+# The smallest scale. Weights that are all zero would get a scale of 0, and 0 / 0 is NaN, from which no weight recovers.
 FLOOR = 1e-6
 
-# Quantizers. Every scale comes from a detached tensor, so that the only path from the loss to a weight leads through
-# the estimator. A gradient through the scale would move the weights even where rounding has none, and hide what the
+# Quantizers. Every scale comes from a detached tensor, so that the only path from the loss to a weight goes through the
+# estimator. A gradient through the scale would move the weights even if rounding passes none, and hide what the
 # estimator does.
 
 
 def mean_magnitude(weight: Tensor) -> Tensor:
-    """Mean absolute value in each output channel, a constant, in a shape that broadcasts to the weight's."""
+    """Mean absolute value in each output channel, as a constant, in a shape that broadcasts to the weight's."""
     rows = weight.detach().abs().view(ste.over_output_channels(weight))
     return rows.mean(1).clamp(min=FLOOR).view(-1, *[1] * (weight.dim() - 1))
 
@@ -64,7 +63,8 @@ def mean_magnitude(weight: Tensor) -> Tensor:
 def integer(x: Tensor, mean: Tensor | float, low: Tensor, high: Tensor, rounding: Quantizer) -> Tensor:
     """Nearest integer multiple of a scale, from low to high; the gradient is 1.
 
-    LSQ (arXiv:1902.08153) starts with this scale: with few bits it gives up the largest values for the many small ones.
+    LSQ (arXiv:1902.08153) starts with this scale: with few bits it sacrifices the largest values for the many small
+    ones.
     """
     scale = 2 * mean / high.sqrt()
     return ste.tensor_clamp_ste(rounding(x / scale), low, high) * scale
@@ -76,10 +76,10 @@ def integer_weight(weight: Tensor, bits: int, rounding: Quantizer = ste.round_st
 
 
 def integer_activation(x: Tensor, bits: int, rounding: Quantizer = ste.round_ste) -> Tensor:
-    """Unsigned integers for the output of a ReLU after batch normalization, with a scale that is a constant.
+    """Unsigned integers for the output of a ReLU after batch normalization, with a constant scale.
 
-    The positive part of a standard normal variable has the mean 1 / sqrt(2 pi); the gain that batch normalization
-    learns does the rest.
+    The positive part of a standard normal variable has mean 1 / sqrt(2 pi); the learned gain of batch normalization
+    does the rest.
     """
     mean = 1 / math.sqrt(2 * math.pi)
     return integer(F.relu(x), mean, ste.min_int(False, False, bits), ste.max_int(False, bits), rounding)
@@ -88,7 +88,7 @@ def integer_activation(x: Tensor, bits: int, rounding: Quantizer = ste.round_ste
 def ternary_weight(weight: Tensor) -> Tensor:
     """-1, 0 or 1 times a scale per output channel, which is the gradient: TWN (arXiv:1605.04711)."""
     sign = ste.ternary_sign_ste(weight, threshold=0.7 * mean_magnitude(weight))
-    # The mean magnitude of those weights that are not 0.
+    # The mean magnitude of the weights that are not 0.
     return sign * (mean_magnitude(sign * weight) / mean_magnitude(sign))
 
 
@@ -98,12 +98,12 @@ def binary_weight(weight: Tensor) -> Tensor:
 
 
 def clipped_binary_weight(weight: Tensor) -> Tensor:
-    """The same with a gradient of 0 where the magnitude is more than 1: that of binarized networks."""
+    """The same, with a gradient of 0 where the magnitude exceeds 1, as in binarized networks."""
     return ste.binary_sign_ste(weight, low=-1.0, surrogate="clipped") * mean_magnitude(weight)
 
 
 def binary_activation(x: Tensor) -> Tensor:
-    """-1 or 1 in the place of a ReLU, with a gradient where x is within 1 (arXiv:1602.02830)."""
+    """-1 or 1 instead of a ReLU, with a gradient where x is within 1 of 0 (arXiv:1602.02830)."""
     return ste.binary_sign_ste(x, low=-1.0, surrogate="clipped")
 
 
@@ -112,15 +112,15 @@ def full_precision(x: Tensor) -> Tensor:
 
 
 class LearnedScale(nn.Module):
-    """Integers of the given bits times a scale that is a parameter, as LSQ has it (arXiv:1902.08153)."""
+    """Integers with the given number of bits times a scale that is a parameter, as in LSQ (arXiv:1902.08153)."""
 
     def __init__(self, mean: Tensor, low: Tensor, high: Tensor) -> None:
         super().__init__()
         self.low, self.high = int(low), int(high)
-        self.scale = nn.Parameter(2 * mean / self.high**0.5)  # where the scales that stay as they are are, too
+        self.scale = nn.Parameter(2 * mean / self.high**0.5)  # the fixed scales have the same value
 
     def forward(self, x: Tensor) -> Tensor:
-        # Straight through the floor, so that a scale that falls below it can rise again.
+        # Straight through the minimum, so that a scale that falls below it can rise again.
         scale = ste.scalar_clamp_ste(self.scale, FLOOR, math.inf)
         factor = ste.lsq_grad_scale(x, scale, self.high)
         return ste.fake_quantize(x, scale, None, self.low, self.high, factor, inside="scaled")
@@ -131,15 +131,15 @@ def learned_weight(weight: Tensor, bits: int) -> LearnedScale:
 
 
 def learned_activation(bits: int) -> nn.Sequential:
-    mean = torch.tensor([1 / math.sqrt(2 * math.pi)])  # one dimension: fully_shard refuses parameters without
+    mean = torch.tensor([1 / math.sqrt(2 * math.pi)])  # one dimension: fully_shard refuses parameters without one
     return nn.Sequential(nn.ReLU(), LearnedScale(mean, ste.min_int(False, False, bits), ste.max_int(False, bits)))
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """How one network is quantized, and in how many bits its values are stored.
+    """How one network is quantized, and how many bits store its values.
 
-    What makes the quantizer of a weight is given the weight, which is one of an untrained network then.
+    The function that creates the quantizer of a weight gets the weight, which is not trained at that time.
     """
 
     name: str
@@ -198,7 +198,7 @@ class Activation(nn.Module):
 
 
 def build(c: Configuration) -> nn.Sequential:
-    """A network for images (N, 1, 8, 8), which are not quantized: their pixels are integers from 0 to 16 already."""
+    """A network for images (N, 1, 8, 8), which are not quantized: their pixels already are integers from 0 to 16."""
 
     def block(in_channels: int, out_channels: int, stride: int) -> list[nn.Module]:
         return [QuantConv2d(in_channels, out_channels, stride, c), nn.BatchNorm2d(out_channels), Activation(c)]
@@ -218,7 +218,7 @@ class Digits(NamedTuple):
 
 
 def quarters(seed: int) -> Iterator[tuple[Digits, Digits]]:
-    """Three quarters to train with and one to test with, four times, in both the same share of each digit."""
+    """Four splits into three quarters to train on and one to test on, each with the same share of each digit."""
     images, labels = load_digits(return_X_y=True)
     images = (images / 16).astype("float32").reshape(-1, 1, 8, 8)
     for parts in StratifiedKFold(4, shuffle=True, random_state=seed).split(images, labels):
@@ -252,7 +252,7 @@ def train(c: Configuration, training: Digits, test: Digits, epochs: int, seed: i
     weights = [module.weight for module in net if isinstance(module, (QuantConv2d, QuantLinear))]
     initial = torch.cat([weight.detach().flatten() for weight in weights])
     # No weight decay: it would move weights whose gradient is zero. Scales are small, and Adam's steps are as large as
-    # its rate whatever the gradient: theirs is a tenth.
+    # its learning rate whatever the gradient, so theirs is a tenth.
     scales = [module.scale for module in net.modules() if isinstance(module, LearnedScale)]
     others = [parameter for parameter in net.parameters() if all(parameter is not scale for scale in scales)]
     groups = [{"params": others, "lr": 0.007}, {"params": scales, "lr": 0.0007}]
@@ -283,7 +283,7 @@ def train(c: Configuration, training: Digits, test: Digits, epochs: int, seed: i
 
 @dataclass(frozen=True)
 class Result:
-    """The four networks of a configuration together: means, and the accuracy and the loss of all images."""
+    """The four networks of a configuration together: means, and the accuracy and the loss over all images."""
 
     configuration: Configuration
     losses: list[float]
@@ -294,22 +294,22 @@ class Result:
 
 
 def take_one_core() -> None:
-    """What each process begins with."""
+    """Set up each process."""
     torch.use_deterministic_algorithms(True)
-    # The order of sums, and with it the table, depends on the number of threads. A network this small gains a tenth
-    # from a second one, and waits for it where the cores are busy: one that takes 4 seconds alone then took 96.
+    # The order of sums, and with it the table, depends on the number of threads. A network this small gains 10% from a
+    # second thread, and waits for it if the cores are busy: one that takes 4 seconds alone then took 96.
     torch.set_num_threads(1)
 
 
 def train_in_process(name: str, quarter: int, epochs: int, seed: int) -> Trained:
-    """One network. Its configuration is given by its name, since functions without a name do not cross to a process."""
+    """Train one network. The argument is the name of its configuration, because lambdas cannot be sent to a process."""
     c = next(c for c in CONFIGURATIONS if c.name == name)
     training, test = list(quarters(seed))[quarter]
     return train(c, training, test, epochs, seed)
 
 
 def train_all(epochs: int, seed: int, workers: int) -> list[Result]:
-    """All networks, side by side."""
+    """Train all networks in parallel."""
     # Read by OpenMP and BLAS when they are loaded, before take_one_core runs.
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     counts = [len(test.labels) for _, test in quarters(seed)]
@@ -320,7 +320,7 @@ def train_all(epochs: int, seed: int, workers: int) -> list[Result]:
             for c in CONFIGURATIONS
             for quarter in range(len(counts))
         }
-        # Where the output is not a terminal, every update of a bar is a line in a log.
+        # If the output is not a terminal, every update of a progress bar adds a line to the log.
         interval = 0.1 if sys.stderr.isatty() else 10
         trained = {}
         for future in tqdm(as_completed(futures), "networks", len(futures), mininterval=interval):
@@ -364,16 +364,16 @@ def print_table(results: list[Result]) -> None:
         row = f"{c.name:20} {c.weight_bits:8} {c.activation_bits:12} {r.accuracy:9.2%} {r.loss:7.3f} {r.moved:8.1%}"
         print(f"{row} {r.size:7.1f} KiB")
     print("\nThe weights are those of the convolutions and the linear layer. Moved: |trained - initial| / |initial|.")
-    print("Size: with a scale of 32 bits per output channel; a ternary weight is stored in 2 bits.")
-    print("Accuracy: of all images, each by a network that was trained without its quarter of the data.")
-    print("With torch.round, only the bias of the last layer has a gradient other than zero.\n")
+    print("Size: includes a 32-bit scale per output channel; a ternary weight takes 2 bits.")
+    print("Accuracy: over all images, each classified by a network that was trained without its quarter of the data.")
+    print("With torch.round, only the bias of the last layer has a nonzero gradient.\n")
 
 
 def draw(results: list[Result], path: Path) -> None:
-    # The colours of Okabe and Ito, which the colour-blind can tell apart.
+    # Okabe and Ito's palette, which color-blind people can tell apart.
     palette = ["#000000", "#0072B2", "#56B4E9", "#999999", "#009E73", "#CC79A7", "#E69F00", "#8C510A", "#D55E00"]
     colors = dict(zip(CONFIGURATIONS, palette))
-    # From the fewest bits to the most; those with 4 bits stand together.
+    # From the fewest bits to the most; those with 4 bits are together.
     places = {BOTH: 0, BINARY: 1, TERNARY: 2, TWO: 3, FOUR: 3.8, LEARNED: 4.2, WITHOUT: 4, EIGHT: 5, FULL: 6}
     figure = Figure(figsize=(12, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -384,7 +384,7 @@ def draw(results: list[Result], path: Path) -> None:
         point = places[c], min(r.accuracy, 0.9985)  # the scale ends before 100 %
         right.plot(*point, marker, color=color, markersize=11)
         text = f"torch.round: {r.accuracy:.1%},\nweights moved {r.moved:.0%}" if c is WITHOUT else f"{r.accuracy:.1%}"
-        # One below its point: it stands beside another.
+        # One label goes below its point, because another is beside it.
         right.annotate(text, point, (0, -19 if c is FOUR else 10), textcoords="offset points", ha="center")
         if c is FULL:
             right.hlines(r.accuracy - 0.01, 3.4, 6.4, color="gray", linestyle=":")
@@ -408,7 +408,7 @@ def draw(results: list[Result], path: Path) -> None:
 
 
 def write(results: list[Result], path: Path) -> None:
-    """The numbers. The plots of the documentation's front page are made of them."""
+    """Write the numbers, from which the plots of the documentation's front page are drawn."""
     networks = [
         {
             "name": r.configuration.name,
@@ -424,7 +424,7 @@ def write(results: list[Result], path: Path) -> None:
 
 
 def broken_claims(results: list[Result]) -> list[str]:
-    """What this demonstration claims and these results do not show."""
+    """The claims of this demo that the results do not support."""
     of = {r.configuration: r for r in results}
     claims = {
         "full precision reaches 97%": of[FULL].accuracy >= 0.97,
@@ -443,17 +443,17 @@ def broken_claims(results: list[Result]) -> list[str]:
 
 
 def cores() -> int:
-    """Those that this process may run on, which may be fewer than the machine has."""
+    """The number of cores that this process may use, possibly fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Train quantized networks on handwritten digits.")
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0, help="of the quarters, the initial weights and the batches")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the splits, the initial weights and the batches")
     parser.add_argument("--workers", type=int, default=cores(), help="processes; by default, as many as cores")
     parser.add_argument("--output", type=Path, default=Path("demo_results/digits.png"), help="the figure")
-    parser.add_argument("--check", action="store_true", help="fail if the results are not those that are claimed")
+    parser.add_argument("--check", action="store_true", help="fail if the results do not support the claims")
     arguments = parser.parse_args()
 
     print(f"backend  {ste.backend()}\ntorch    {torch.__version__}", flush=True)
@@ -463,8 +463,8 @@ def main() -> int:
     print_table(results)
     draw(results, arguments.output)
     write(results, numbers := arguments.output.with_suffix(".json"))
-    print(f"Figure: {arguments.output}. Its numbers: {numbers}.")
-    print(f"{seconds:.0f} seconds, in {arguments.workers} processes of one thread each.")
+    print(f"Wrote {arguments.output} and {numbers}.")
+    print(f"{seconds:.0f} seconds, in {arguments.workers} processes with one thread each.")
     broken = broken_claims(results) if arguments.check else []
     for claim in broken:
         print(f"This claim does not hold: {claim}.", file=sys.stderr)

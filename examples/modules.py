@@ -2,10 +2,10 @@
 
     python examples/modules.py
 
-The network, the data and the number of epochs are those of examples/digits.py, which writes its quantizers out. Here
+The network, the data and the number of epochs are those of examples/digits.py, which writes its own quantizers. Here
 each configuration is a pair of modules: one for the weights, one for the inputs of the layers. A quarter of the images
-is for the test. The network of 4 bits is exported with QuantizeLinear and DequantizeLinear; ONNX Runtime must find the
-same digit in every test image.
+is the test set. The 4-bit network is exported with QuantizeLinear and DequantizeLinear; ONNX Runtime must predict the
+same digit for every test image.
 """
 
 import argparse
@@ -31,7 +31,7 @@ class Configuration(NamedTuple):
 
 
 def integers(bits: int) -> Configuration:
-    """With learned scales; the images and what comes from a ReLU are not negative."""
+    """Quantizers with learned scales; the images and the outputs of a ReLU are not negative."""
     return Configuration(IntegerQuantizer(bits, narrow_range=True, axis=0), IntegerQuantizer(bits, signed=False))
 
 
@@ -49,7 +49,7 @@ CONFIGURATIONS = {
 
 
 def build() -> nn.Sequential:
-    """For images (N, 1, 8, 8)."""
+    """A network for images (N, 1, 8, 8)."""
 
     def block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
         return [nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
@@ -58,7 +58,7 @@ def build() -> nn.Sequential:
 
 
 def moved(images: Tensor) -> Tensor:
-    """Each by up to one pixel."""
+    """Move each image by up to one pixel."""
     padded = F.pad(images, (1, 1, 1, 1))
     places = torch.randint(3, (2, len(images), 1, 1))
     rows, columns = torch.arange(8).view(8, 1) + places[0], torch.arange(8) + places[1]
@@ -71,7 +71,7 @@ def train(configuration: Configuration, images: Tensor, labels: Tensor, epochs: 
     if configuration.weight is not None:
         ste.nn.quantize(model, *configuration, verbose=False)
         ste.nn.initialize(model, images)
-    # Adam's steps are as large as its rate, and scales are small.
+    # Adam's steps are as large as its learning rate, and scales are small.
     scales = [parameter for name, parameter in model.named_parameters() if name.endswith(".scale")]
     others = [parameter for name, parameter in model.named_parameters() if not name.endswith(".scale")]
     optimizer = torch.optim.Adam([{"params": others, "lr": 0.007}, {"params": scales, "lr": 0.0007}])
@@ -87,9 +87,9 @@ def train(configuration: Configuration, images: Tensor, labels: Tensor, epochs: 
 
 
 def in_onnx_runtime(model: nn.Module, images: Tensor) -> Tensor:
-    """The digits that ONNX Runtime finds."""
+    """The digits that ONNX Runtime predicts."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, about itself
+        warnings.simplefilter("ignore")  # the exporter's warnings about itself
         program = torch.onnx.export(
             model,
             (images[:2],),
@@ -107,7 +107,7 @@ def in_onnx_runtime(model: nn.Module, images: Tensor) -> Tensor:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Train quantized networks on handwritten digits with ste.nn.")
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--check", action="store_true", help="fail if the results are not those that are claimed")
+    parser.add_argument("--check", action="store_true", help="fail if the results do not support the claims")
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)  # a network this small gains nothing from a second one
@@ -124,10 +124,12 @@ def main() -> int:
         if name == FOUR:
             same = torch.equal(in_onnx_runtime(model, images[test]), found)
             print(f"{'':32} in ONNX Runtime, {'the same digit' if same else 'ANOTHER digit'} in each image")
-    print(f"Accuracy of {len(test)} test images, in {time.perf_counter() - start:.0f} seconds.")
+    print(f"Accuracy on {len(test)} test images; {time.perf_counter() - start:.0f} seconds.")
     worst = min(accuracies.values())
     if arguments.check and not (same and worst > 0.9 and accuracies[FOUR] > accuracies["full precision"] - 0.015):
-        print("Not what is claimed: 4 bits within 1.5 points of full precision, and all above 90%.", file=sys.stderr)
+        print(
+            "The claim does not hold: 4 bits within 1.5 points of full precision, and all above 90%.", file=sys.stderr
+        )
         return 1
     return 0
 

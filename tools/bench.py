@@ -388,10 +388,10 @@ def write(rows: Sequence[dict[str, Any]], path: Path) -> None:
 def results_of(path: Path) -> list[dict[str, Any]]:
     """The previous results, to which those of a part are added."""
     if not path.exists():
-        sys.exit(f"{path} does not exist: measure all of it first")
+        sys.exit(f"{path} does not exist: measure everything first")
     before: dict[str, Any] = json.loads(path.read_text())
     if before["machine"] != machine():
-        sys.exit(f"{path} is of another machine: {before['machine']}")
+        sys.exit(f"{path} is from another machine: {before['machine']}")
     return list(before["results"])
 
 
@@ -404,12 +404,14 @@ def replaced(before: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, help="the file to write")
-    parser.add_argument("--peers", action="store_true", help="Brevitas and torchao too, which must be installed")
     parser.add_argument(
-        "--quick", action="store_true", help="the smallest of the large sizes only: to try this program"
+        "--peers", action="store_true", help="measure Brevitas and torchao too, which must be installed"
     )
     parser.add_argument(
-        "--only", metavar="PART", help="measure a part again, such as formats, and keep the other results"
+        "--quick", action="store_true", help="only the smallest of the large sizes, to try this program"
+    )
+    parser.add_argument(
+        "--only", metavar="PART", help="measure one part again, such as formats, and keep the other results"
     )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -108,7 +108,7 @@ def kernels_in(library: Path) -> dict[str, list[Kernel]]:
 
 
 def takes_packs(kernel: Kernel) -> bool:
-    """Ours, of several neighbors: their number is the third argument, or the last before how the threads lie."""
+    """Whether a kernel takes packs of neighbors: their number is its third argument, or the last before `Threads`."""
     found = re.search(
         r"^forward_kernel<[^,]+, [^,]+, (\d+), |^reduce_kernel<Reduction<.*, (\d+), \(Threads\)\d, \d+> ?>$",
         kernel.name,
@@ -145,7 +145,7 @@ def main() -> int:
                 problems.append(f"{op} has no kernel at {key}")
     for problem in problems:
         print(problem)
-    print("not right" if problems else "all as it should be")
+    print("failed" if problems else "no problems")
     return bool(problems)
 
 

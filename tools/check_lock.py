@@ -111,7 +111,7 @@ def main() -> int:
     for problem, where in found.items():
         print(f"{problem}, for {where}")
     if found:
-        print("`make lock` makes these files anew")
+        print("`make lock` updates these files")
     return 1 if found else 0
 
 

@@ -24,7 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--first", type=int, default=0, help="the number of the first input")
     parser.add_argument("--inputs", type=int, required=True)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="after which there are no more inputs")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
     arguments = parser.parse_args()
     if ste.backend().name != "native":
         parser.error(f"this is for the native backend, and here is {ste.backend()}")

@@ -250,13 +250,13 @@ def machine(device: str) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [step.__name__ for step in STEPS]
-    parser.add_argument("out", type=Path, help="a folder for the results, which is made")
-    parser.add_argument("--all", action="store_true", help="every step")
-    parser.add_argument("--only", nargs="+", choices=names, default=[], help="some of them; the first builds")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu is a rehearsal")
+    parser.add_argument("out", type=Path, help="a folder for the results; created if it does not exist")
+    parser.add_argument("--all", action="store_true", help="run every step")
+    parser.add_argument("--only", nargs="+", choices=names, default=[], help="only these steps; the first builds")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a rehearsal")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("torch finds no GPU here: --device cpu rehearses what can be")
+        sys.exit("torch finds no GPU here: use --device cpu for a rehearsal")
     if not options.all and not options.only:
         parser.error("--all, or --only with some of: " + " ".join(names))
     options.out.mkdir(parents=True, exist_ok=True)

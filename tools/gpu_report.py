@@ -194,7 +194,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         results = json.loads(Path(sys.argv[1]).read_text())
         if results["machine"]["device"] != "cuda":
-            sys.exit("that is a rehearsal without a GPU")
+            sys.exit("these results are from a rehearsal without a GPU")
         RESULTS.mkdir(exist_ok=True)
         card = re.sub(r"[^a-z0-9]+", "-", results["machine"]["card"].lower())
         shutil.copy(sys.argv[1], RESULTS / f"{card}.json")

@@ -31,7 +31,7 @@ def requirement(minors: Iterable[Minor]) -> str:
     ordered = sorted(set(minors))
     (major, first), (last_major, last) = ordered[0], ordered[-1]
     if major != last_major:
-        raise ValueError(f"builds for torch {major} and torch {last_major} do not go into one wheel")
+        raise ValueError(f"builds for torch {major} and torch {last_major} cannot share a wheel")
     missing = [minor for minor in range(first, last) if (major, minor) not in ordered]
     return ",".join([f"torch>={major}.{first}", f"<{major}.{last + 1}", *(f"!={major}.{minor}.*" for minor in missing)])
 
@@ -57,7 +57,7 @@ def merge(wheels: Sequence[Path], into: Path) -> Path:
     identities = sorted({wheel.identity for wheel in described})
     if len(identities) != 1:
         several = ", ".join("-".join(identity) for identity in identities)
-        raise ValueError(f"wheels of one version, Python and platform are merged, not {several}")
+        raise ValueError(f"the wheels must have one version, Python and platform, not {several}")
     ((_, _, python, abi, platform),) = identities
     tag = "-".join([python, abi, tag_of(platform, strictest(wheel.system for wheel in described))])
     merged: dict[str, bytes] = {}

@@ -1,11 +1,11 @@
-"""Change the packages in one place at a time, and show that the tests find out.
+"""Change the packages in one place at a time, and show that the tests notice.
 
-The registration is changed by hand, in the wrong ways that look right (`mutants_registration.py`). The arithmetic is
-changed at random: in a sample of all small changes of the C++ and of the Python, which a seed draws
-(`mutants_draw.py`), each of which the quick tests have a minute to find. What none finds is either a test that is
-missing, or no change that anybody could observe; `mutants_equivalent.py` says why. Any other fails this script.
+Changes to the registration are written by hand: wrong ways that look right (`mutants_registration.py`). Changes to the
+arithmetic are a random sample of all small changes to the C++ and the Python, drawn by a seed (`mutants_draw.py`); the
+quick tests have one minute to find each. If none finds it, either a test is missing, or the change has no effect that
+can be observed, and `mutants_equivalent.py` says why. Any other survivor fails this script.
 
-A run that was interrupted goes on where it was, until a source changes.
+An interrupted run resumes where it stopped, unless a source has changed.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from mutants_tests import quick_tests
 
 PARTIAL = BUILD / "results.json"
 
-# Of a change that has neither of these, another is drawn.
+# If a change has none of these, another is drawn.
 NO_MUTANT = ("does not compile", "is the same code")
 
 
@@ -40,7 +40,7 @@ def digest_of_sources() -> str:
 
 
 def tried(change: Change, core: Core) -> dict[str, Any]:
-    """The record of one change of the arithmetic."""
+    """The record of one change to the arithmetic."""
 
     def changed(source: str) -> str:
         lines = source.splitlines(keepends=True)
@@ -69,7 +69,7 @@ def tried(change: Change, core: Core) -> dict[str, Any]:
 
 
 class Run:
-    """The results so far, written down after each mutant, so that a run of all goes on where it was interrupted."""
+    """The results so far, saved after each mutant, so that a run of all resumes where it was interrupted."""
 
     def __init__(self, only: str | None) -> None:
         self.only = only
@@ -105,13 +105,13 @@ class Run:
     def of_arithmetic(self) -> None:
         for language, draw in draws().items():
             draw.take(NUMBER[language], self._is_mutant)
-        # Without those that another draw has left.
+        # Without those of an earlier draw.
         self.arithmetic = {
             identity: self.arithmetic[identity] for identity in self.drawn if identity in self.arithmetic
         }
 
     def _is_mutant(self, change: Change) -> bool:
-        """Tries it, if it is wanted and has not been tried."""
+        """Try a mutant, if it is wanted and has not been tried."""
         identity = change.identity
         self.drawn.append(identity)
         if identity not in self.arithmetic and self._is_wanted(identity):
@@ -133,7 +133,7 @@ class Run:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", help="a part of the mutants to try again: of their name, their file or their lines")
+    parser.add_argument("--only", help="try the mutants again whose name, file or lines have this text")
     BUILD.mkdir(parents=True, exist_ok=True)
     run = Run(parser.parse_args().only)
     run.of_arithmetic()

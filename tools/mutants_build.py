@@ -1,8 +1,8 @@
-"""ste-core with a change, compiled incrementally; and ste with one.
+"""ste-core with a change, compiled incrementally; and ste with a change.
 
-The sources are copied and built once as they are. Of that, the build of each mutant begins: what it compiles is what
-includes the line that has changed. There is one instruction set for all of it, AVX2 where there are several, and as few
-optimizations as keep the tests as fast as they are.
+The sources are copied and built once without a change. The build of each mutant starts from that, so it compiles only
+the files that include the changed line. It uses one instruction set, AVX2 if there are several, and the fewest
+optimizations with which the tests are still fast.
 """
 
 import os
@@ -21,7 +21,7 @@ CORE = Path("packages", "ste-core")
 
 
 def copy_changed(source: str, target: str) -> str:
-    """With a new time where the contents differ: what includes it has to be compiled again."""
+    """Write a file, with a new time if the contents differ, so that whatever includes it is compiled again."""
     if not Path(target).exists() or Path(target).read_bytes() != Path(source).read_bytes():
         shutil.copyfile(source, target)
     return target
@@ -49,7 +49,7 @@ class Core:
 
     @cached_property
     def sums(self) -> str:
-        """The sums of the libraries without a change, which are built now."""
+        """The checksums of the libraries without a change, which this builds."""
         if self._unchanged.exists():
             self._restore()
         for folder in (Path("cmake"), CORE):
@@ -57,7 +57,7 @@ class Core:
         pybind11 = subprocess.check_output([sys.executable, "-m", "pybind11", "--cmakedir"], text=True).strip()
         flags = "-DCPU_CAPABILITY_AVX2 -mavx2 -mfma -mf16c" if HAS_AVX2 else ""
         options = {
-            # Of another processor than x86 the loops are compiled once. They are for the instructions of the flags.
+            # On processors other than x86, the loops are compiled once, for the instructions that the flags name.
             "CMAKE_SYSTEM_NAME": "Linux",
             "CMAKE_SYSTEM_PROCESSOR": "any",
             "CMAKE_CXX_FLAGS": flags,
@@ -81,7 +81,7 @@ class Core:
         return self._installed()
 
     def build(self, file: str, change: Callable[[str], str]) -> bool | None:
-        """Whether the change of a file has an effect on the libraries; None if it does not compile."""
+        """Whether a changed file changes the libraries; None if it does not compile."""
         unchanged = self.sums
         self._restore()
         path = self._tree / file
@@ -89,7 +89,7 @@ class Core:
         return self._installed() != unchanged if self._compile() else None
 
     def _restore(self) -> None:
-        """With the times of the files, from which ninja knows that nothing has to be compiled."""
+        """Copy the files with their times, from which ninja knows that there is nothing to compile."""
         for folder in (self._tree, self._objects):
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(self._unchanged / folder.name, folder)
@@ -108,7 +108,7 @@ class Core:
 
 
 def copy_of_ste(file: str, change: Callable[[str], str]) -> Path:
-    """The folder of ste with a change."""
+    """The folder of the changed ste."""
     source = Path("packages", "ste-py", "src")
     folder = BUILD / "python"
     shutil.rmtree(folder, ignore_errors=True)

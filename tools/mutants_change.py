@@ -1,4 +1,4 @@
-"""What a mutant of the arithmetic is: one line of a source, changed in one place. And what both languages share."""
+"""A mutant of the arithmetic: one line of a source, changed in one place. And what both languages share."""
 
 import hashlib
 import re
@@ -8,21 +8,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-# What the sample is drawn by: another number is another sample.
+# The seed of the sample: another number draws another sample.
 SEED = 28
 
 
 @dataclass(frozen=True)
 class Change:
-    """A line of a file, and what stands in its place.
+    """A line of a file, and its replacement.
 
     Attributes:
         file: From the repository's root.
         line: Its number, from 1.
-        count: Which of the file's changes of this kind to lines that read alike, from 1.
+        count: The number of this change among the file's changes of this kind to identical lines, from 1.
         operator: The rule that made it.
         old: The line as it is.
-        new: The line as it is to be.
+        new: The line with the change.
     """
 
     file: str
@@ -34,19 +34,19 @@ class Change:
 
     @property
     def identity(self) -> str:
-        """Stays when lines move: results and reasons are kept by it."""
+        """Stays the same when lines move: the key of results and reasons."""
         nth = f" ({self.count})" if self.count > 1 else ""
         return f"{self.file}{nth}: {self.old.strip()} -> {self.new.strip()}"
 
     @property
     def order(self) -> str:
-        """The place in the draw. It depends on this change alone, so that an edit elsewhere moves no other."""
+        """The place in the draw. It depends only on this change, so an edit elsewhere does not move it."""
         return hashlib.sha256(f"{SEED} {self.identity}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Edit:
-    """The characters of a line from `begin` to `end`, and what becomes of them."""
+    """The characters of a line from `begin` to `end`, and their replacement."""
 
     operator: str
     begin: int
@@ -55,7 +55,7 @@ class Edit:
 
 
 def changes_of(file: str, edits: list[tuple[int, Edit]]) -> Iterator[Change]:
-    """The changes that the edits of a file's lines are, with the number of each line from 1."""
+    """The changes that result from the edits of a file's lines, with the number of each line from 1."""
     lines = (ROOT / file).read_text().splitlines()
     seen: dict[tuple[str, str], list[int]] = {}
     for number, edit in sorted(edits, key=lambda item: (item[0], item[1].begin, item[1].text)):
@@ -71,14 +71,14 @@ COMPARISONS = {"<": ("<=", ">"), "<=": ("<", ">="), ">": (">=", "<"), ">=": (">"
 
 ARITHMETIC = {"+": "-", "-": "+", "*": "/", "/": "*", "%": "/", "//": "/", "<<": ">>", ">>": "<<", "&": "|", "|": "&"}
 
-# Functions, and what is easily written instead.
+# Functions, and what people might write by mistake.
 _FUNCTIONS = [
     *[("min", "max"), ("minimum", "maximum"), ("amin", "amax"), ("floor", "ceil"), ("trunc", "round")],
     *[("all", "any"), ("all_of", "any_of")],
 ]
 FUNCTIONS = {**dict(_FUNCTIONS), **{b: a for a, b in _FUNCTIONS}, "rint": "trunc", "mul": "div"}
 
-# Names that stand side by side, and one of which is easily written for the other.
+# Pairs of names that occur together and are easily confused.
 _NAMES = [
     *[("min_val", "max_val"), ("quant_min", "quant_max"), ("min_", "max_"), ("low", "high"), ("lower", "upper")],
     *[("first", "second"), ("outer", "inner"), ("row", "element"), ("size0", "size1"), ("begin", "end")],
@@ -90,7 +90,7 @@ WORD = re.compile(r"(?<![\w.>:])[a-z]\w*\b|(?<=\w\.)[a-z]\w*\b")
 
 
 def other_names(line: str, nearby: str) -> Iterator[Edit]:
-    """Each name of a pair as the other, where the other stands nearby too."""
+    """Each name of a pair replaced by the other, if the other occurs nearby too."""
     for match in WORD.finditer(line):
         other = PAIRS.get(match[0])
         if other is not None and re.search(rf"\b{other}\b", nearby):

@@ -1,7 +1,7 @@
-"""Every change of one line of ste-core's C++ that the mutants are drawn from.
+"""All one-line changes to ste-core's C++ from which the mutants are drawn.
 
-The sources are formatted by clang-format, so that a line says what a character is: ` < ` with its spaces is a
-comparison, and `<` without them begins the arguments of a template.
+clang-format formats the sources, so spaces tell what a character is: ` < ` is a comparison, and `<` without spaces
+begins the arguments of a template.
 """
 
 import re
@@ -12,7 +12,7 @@ from mutants_change import ARITHMETIC, COMPARISONS, FUNCTIONS, ROOT, Change, Edi
 
 SOURCES = ROOT / "packages" / "ste-core" / "csrc"
 
-# Declarations, and what no expression is in.
+# Declarations, and other lines without an expression.
 _OTHER = re.compile(
     r"\s*(#|using |template |namespace |static_assert|class |struct |friend |typedef |extern |enum |private:)"
 )
@@ -36,7 +36,7 @@ _STATEMENT = re.compile(
 
 
 def masked(source: str) -> str:
-    """The source with spaces in the place of comments and of what stands between quotes."""
+    """The source with spaces instead of comments and quoted text."""
 
     def blank(match: re.Match[str]) -> str:
         return (
@@ -49,13 +49,13 @@ def masked(source: str) -> str:
 
 
 def is_compiled(condition: str) -> bool:
-    """Whether the mutants are compiled with a condition of the preprocessor: for AVX2, and for CPUs alone."""
+    """Whether a preprocessor condition holds when the mutants are compiled: for AVX2, and only for CPUs."""
     return "AVX2" in condition or condition.startswith("!") or "defined" not in condition
 
 
 def compiled_lines(source: str) -> Iterator[tuple[int, str]]:
-    """The lines that the preprocessor leaves, with their numbers."""
-    taken: list[list[bool]] = []  # of each #if that is open, which of its parts so far were
+    """The lines that the preprocessor keeps, with their numbers."""
+    taken: list[list[bool]] = []  # for each open #if, which of its parts so far were kept
     for number, line in enumerate(source.splitlines(), 1):
         directive, _, condition = line.strip().partition(" ")
         if directive in ("#if", "#ifdef"):
@@ -71,7 +71,7 @@ def compiled_lines(source: str) -> Iterator[tuple[int, str]]:
 
 
 def arguments_at(line: str, opening: int) -> list[tuple[int, int]] | None:
-    """Where the arguments of the parenthesis at `opening` are; None if it is not closed on the line."""
+    """The positions of the arguments in the parentheses at `opening`; None if they are not closed on this line."""
     found = []
     begin, depth = opening + 1, 0
     for at in range(opening + 1, len(line)):
@@ -87,7 +87,7 @@ def arguments_at(line: str, opening: int) -> list[tuple[int, int]] | None:
 
 
 def swaps(line: str, written: str) -> Iterator[Edit]:
-    """The arguments of each call, two neighbors in the other order."""
+    """The arguments of each call, with two neighbors swapped."""
     for match in re.finditer(r"(?<=[\w>])\(", line):
         arguments = arguments_at(line, match.start()) or []
         for (begin, middle), (after, end) in pairwise(arguments):

@@ -1,7 +1,7 @@
-"""The sample of mutants: so many of each language, of all kinds in turn, and of each kind from all families.
+"""The sample of mutants: a number for each language, from all kinds in turn, and for each kind from all families.
 
-Nobody chooses them: in a kind and a family, that one is next whose identity has the least hash. What does not compile,
-or compiles to the same code, is drawn again.
+Nobody chooses them: within a kind and a family, the mutant whose identity has the smallest hash comes next. One that
+does not compile, or compiles to the same code, is replaced by the next.
 """
 
 import re
@@ -15,7 +15,7 @@ from mutants_change import Change
 
 NUMBER = {"C++": 30, "Python": 20}
 
-# The first that a change matches is its kind: its language, its operator and its line.
+# The kind of a change is the first that matches: its language, its operator and its line.
 _KINDS = {
     "argument order": r"^\w+ (order|name) ",
     "dtypes": r"dtype|opmath|convert|widen|narrow|in_double|in_float|is_16_bit|promote|float(16|32|64)",
@@ -71,7 +71,7 @@ class Draw:
         self._lines: set[tuple[str, int]] = set()
 
     def take(self, number: int, is_mutant: Callable[[Change], bool]) -> None:
-        """So many that are, of all kinds in turn."""
+        """This many mutants, from all kinds in turn."""
         for kind in cycle(kind for kind in _KINDS if kind in self._left):
             if sum(self._taken.values()) == number:
                 return
@@ -82,7 +82,7 @@ class Draw:
                     break
 
     def _next_of(self, kind: str) -> Change | None:
-        """Of the family that has given the fewest, in a line that has given none."""
+        """From the family with the fewest mutants so far, in a line that has none."""
         for left in self._left[kind].values():
             while left and (left[-1].file, left[-1].line) in self._lines:
                 left.pop()

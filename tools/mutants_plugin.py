@@ -1,7 +1,7 @@
-"""What pytest runs a mutant's tests with (`-p mutants_plugin`): it ends them after a minute of the processor's time.
+"""The pytest plugin for a mutant's tests (`-p mutants_plugin`): it ends them after one minute of processor time.
 
-That is not a minute on the clock, which depends on what else the machine does. Each test that begins, and the one that
-fails, is a line of the file MUTANTS_TESTS.
+Wall-clock time would depend on what else the machine does. Each test that begins, and the one that fails, is a line in
+the file MUTANTS_TESTS.
 """
 
 import os
@@ -25,7 +25,7 @@ def write(line: str) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First what is of the family, last what compiles or exports; and before others one case of each test and op."""
+    """The family's tests first, those that compile or export last; one case of each test and op before the others."""
     of_family = re.compile(os.environ["MUTANTS_FAMILY"])
     cases: Counter[tuple[str, ...]] = Counter()
     places = []
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     write(f"begins {item.nodeid}")
-    signal.setitimer(signal.ITIMER_PROF, MINUTE)  # what it sends ends a loop in C++ too
+    signal.setitimer(signal.ITIMER_PROF, MINUTE)  # its signal ends a loop in C++ too
 
 
 def pytest_runtest_teardown(item: pytest.Item) -> None:

@@ -1,4 +1,4 @@
-"""Every change of one line of ste's Python that the mutants are drawn from."""
+"""All one-line changes to ste's Python from which the mutants are drawn."""
 
 import ast
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from mutants_change import ARITHMETIC, COMPARISONS, FUNCTIONS, PAIRS, ROOT, Chan
 
 SOURCES = ROOT / "packages" / "ste-py" / "src" / "ste"
 
-# No arithmetic is in these: which backend there is, how it is called, and what needs Brevitas.
+# These have no arithmetic: the choice of a backend, the calls to it, and what needs Brevitas.
 _OTHERS = ("__init__", "__main__", "_backend", "_implement", "_schema", "autograd_ops", "brevitas")
 
 _DTYPES = {"float32": "float64", "float64": "float32", "float16": "bfloat16", "bfloat16": "float16", "int64": "int32"}
@@ -21,15 +21,15 @@ class Editor(ast.NodeVisitor):
     def __init__(self, source: str) -> None:
         self.lines = source.splitlines()
         self.edits: list[tuple[int, Edit]] = []
-        self.names: set[str] = set()  # of the function that is visited
+        self.names: set[str] = set()  # of the visited function
 
     def add(self, operator: str, begin: ast.expr | ast.stmt, end: ast.expr | ast.stmt, text: str) -> None:
-        """From the begin of one node to the end of another, which is on the same line."""
+        """From the start of one node to the end of another on the same line."""
         if begin.lineno == end.end_lineno and end.end_col_offset is not None:
             self.edits.append((begin.lineno, Edit(operator, begin.col_offset, end.end_col_offset, text)))
 
     def between(self, operator: str, left: ast.expr, right: ast.expr, old: str, new: str) -> None:
-        """Of what stands between two nodes."""
+        """An edit of the text between two nodes."""
         if left.end_lineno != right.lineno or left.end_col_offset is None:
             return
         line = self.lines[right.lineno - 1]
@@ -54,7 +54,7 @@ class Editor(ast.NodeVisitor):
             self.visit(node.value)
 
     def visit_Raise(self, node: ast.Raise) -> None:
-        """What an error says is another test's."""
+        """The texts of errors have their own test."""
 
     def visit_Assign(self, node: ast.Assign) -> None:
         names = [n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)]
@@ -156,7 +156,7 @@ class Editor(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
-        """What is said is another test's."""
+        """The texts of errors have their own test."""
 
 
 def changes() -> Iterator[Change]:

@@ -1,7 +1,7 @@
-"""The native ops registered in each of the wrong ways that look right, and the rows of the matrix that find out.
+"""The native ops, registered in each of the wrong ways that look right, and the rows of the matrix that notice.
 
-Each mutant is a change of one place in ste-core's sources. The fast part of the matrix runs with it, and the rows that
-fail are listed.
+Each mutant changes ste-core's sources in one place. The fast part of the matrix runs with it, and the page lists the
+rows that fail.
 """
 
 import json
@@ -55,7 +55,7 @@ FUNCTION = """\
 
 @dataclass(frozen=True)
 class Mutant:
-    """A wrong way: what is replaced by what, in one file."""
+    """A wrong way: the replacements in one file."""
 
     name: str
     changes: Sequence[tuple[str, str]]
@@ -64,12 +64,12 @@ class Mutant:
     def applied(self, source: str) -> str:
         for old, new in self.changes:
             if source.count(old) != 1:
-                sys.exit(f"mutant “{self.name}”: its place in {self.file} is gone: {old}")
+                sys.exit(f"mutant “{self.name}”: {self.file} no longer has the text to change: {old}")
             source = source.replace(old, new)
         return source
 
 
-# The rows that these are about, without those that start other processes.
+# The rows that concern registration, without those that start other processes.
 ROWS = [f"tests/matrix/test_{group}.py" for group in ("autograd", "func", "vmap", "compiler", "tensors")]
 
 MUTANTS = [
@@ -136,7 +136,7 @@ MUTANTS = [
 def failing_rows(mutant: Mutant, core: Core) -> dict[str, int]:
     """Row -> how many of its cases fail."""
     if not core.build(mutant.file, mutant.applied):
-        sys.exit(f"mutant “{mutant.name}” does not compile, or is no change: see {BUILD / 'compiler.txt'}")
+        sys.exit(f"mutant “{mutant.name}” does not compile, or changes nothing: see {BUILD / 'compiler.txt'}")
     failures = BUILD / "failures.json"
     failures.unlink(missing_ok=True)
     environment = {

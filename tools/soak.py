@@ -135,8 +135,8 @@ def done(tasks: list[Task], workers: int, unit: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", help="where the results go")
-    parser.add_argument("--calls", type=int, default=CALLS, help=f"of each op in each way, {CALLS:,} if none is given")
+    parser.add_argument("folder", type=Path, nargs="?", help="the folder for the results")
+    parser.add_argument("--calls", type=int, default=CALLS, help=f"of each op in each way; by default {CALLS:,}")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:

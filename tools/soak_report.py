@@ -1,4 +1,4 @@
-"""The page of what tools/soak.py has found."""
+"""The page about what tools/soak.py found."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,28 +10,28 @@ from soak_threads import BOUNDS_OF_THREADS, INTRA_OP, THREADS
 INTRODUCTION = f"""\
 # The soak: a million calls of each op
 
-Made by `make soak`. Each op, with the arguments that are shown, is called again and again on four numbers of float32:
-forward; forward and backward, to all that it has gradients to; with arguments that it refuses, two in each call; under
-`torch.func.vmap`; and under `torch.func.grad`. {STEPS} times on the way, the process measures what it holds:
+Written by `make soak`, which calls each op, with the arguments shown, again and again on four float32 numbers:
+forward; forward and backward, with all its gradients; with arguments that it refuses, two in each call; under
+`torch.func.vmap`; and under `torch.func.grad`. {STEPS} times along the way, the process measures its memory:
 
 | | may grow by | |
 |---|---|---|
-| heap | {BOUNDS["heap"]:,} bytes | what malloc has given: to torch's tensors, storages and nodes, and to ste-core |
-| blocks | {BOUNDS["blocks"]:,} | what Python's allocator has given: its small objects |
-| tensors | {BOUNDS["tensors"]} | of Python |
+| heap | {BOUNDS["heap"]:,} bytes | what malloc has allocated: torch's tensors, storages and nodes, and ste-core's memory |
+| blocks | {BOUNDS["blocks"]:,} | what Python's allocator has allocated: its small objects |
+| tensors | {BOUNDS["tensors"]} | Python's tensors |
 | resident | {BOUNDS["resident"]:,} bytes | pages in memory, for what neither allocator counts |
 | files, threads | {BOUNDS["files"]} | |
 
-The bounds are on the growth from the end of the first tenth of the calls to the last, however many calls there are. Of
-a million, one object of Python or 16 bytes of malloc in each thousand exceed them, and so does a single tensor. The
-last call must return the same bits as the first.
+The bounds limit the growth from the end of the first tenth of the calls to the last call, however many there are. In
+a million calls, one Python object or 16 bytes of malloc per thousand calls exceed them, and so does a single tensor.
+The last call must return the same bits as the first.
 
-Then {THREADS} threads call all of the ops, forward and backward, on tensors that they share: small ones, and large ones
-of which each loop is shared out among {INTRA_OP} of torch's threads. In the middle of each round, at another place each
-time, one of them forks. The child calls all of the ops again, on one thread and on a new team, while the others go on.
-All results must have the bits of those that one thread computed alone. The bounds are the same, but for the resident
-memory: the allocator keeps that of large tensors for each thread, and it may grow by
-{BOUNDS_OF_THREADS["resident"] >> 20} MiB.
+Then {THREADS} threads call all ops, forward and backward, on tensors that they share: small ones, and large ones
+whose loops each run on {INTRA_OP} of torch's threads. In the middle of each round, at a different place each time, one
+of them forks. The child calls all ops again, on one thread and on a new team of threads, while the others continue.
+All results must have the same bits as those that one thread computed alone. The bounds are the same, except for
+resident memory, which may grow by {BOUNDS_OF_THREADS["resident"] >> 20} MiB: the allocator keeps that of large tensors
+for each thread.
 
 The machine-readable results are beside this page, in `soak/`.
 """
@@ -47,7 +47,7 @@ def failures(run: dict[str, Any]) -> list[str]:
 
 
 def grown(row: Row) -> str:
-    """By how much: what varies, and the rest where it does."""
+    """The growth: of what usually varies, and of the rest if it did."""
     rest = [f"{name} {by:+,}" for name, by in row["growth"].items() if name not in SHOWN and by]
     return " / ".join([*(f"{row['growth'][name]:,}" for name in SHOWN if name in row["growth"]), *rest])
 
@@ -82,8 +82,8 @@ def section(run: dict[str, Any]) -> Iterator[str]:
     yield from table(run["rows"])
     yield ""
     compared, forks = threads.get("compared", 0), threads.get("forks", 0)
-    yield f"Threads and forks: {threads['calls']:,} rounds in {threads['seconds']:,.0f} seconds, in which"
-    yield f"{compared:,} results were compared, and {forks:,} children compared all of theirs."
+    yield f"Threads and forks: {threads['calls']:,} rounds in {threads['seconds']:,.0f} seconds, which compared"
+    yield f"{compared:,} results, and in which {forks:,} children compared all of theirs."
     yield f"Growth: {grown(threads)}."
     yield ""
 

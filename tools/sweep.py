@@ -1,8 +1,8 @@
 """Put every pattern of float32 through every op, and compare the native backend with NumPy and with the Python one.
 
-The cases are those of tests/pattern_cases.py, the work is divided among as many processes as there are cores, and what
-is done is kept in build/sweep: a run that was stopped, or killed, goes on where it was. Writes docs/sweep/results.json
-and the page of it, docs/sweep.md, when nothing differs. A difference ends its case, and the exit status is 1.
+The cases are those of tests/pattern_cases.py. One process per core shares the work, and finished parts are kept in
+build/sweep: a run that was stopped or killed resumes where it was. If nothing differs, writes docs/sweep/results.json
+and its page, docs/sweep.md. A difference ends its case, and the exit status is 1.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from patterns import CHUNK, CHUNKS, Case, DifferenceError, check, chunk  # noqa:
 STATE = ROOT / "build" / "sweep"
 RESULTS = ROOT / "docs" / "sweep" / "results.json"
 PAGE = ROOT / "docs" / "sweep.md"
-PARTS = 256  # of a case, each some seconds of work
+PARTS = 256  # of each case; a part takes some seconds
 ORACLES = (
     "patterns",
     "pattern_cases",
@@ -55,7 +55,7 @@ def sum_of(files: Sequence[Path]) -> str:
 
 
 def library() -> dict[str, str]:
-    """What computes: the sums of the native library, which it was loaded by, and of the Python package."""
+    """Checksums of what computes the results: the native library, as checked at load time, and the Python package."""
     import ste_core
 
     return {
@@ -65,14 +65,14 @@ def library() -> dict[str, str]:
 
 
 def fingerprint() -> str:
-    """Of all that a result depends on. Parts that have another are computed again."""
+    """A hash of everything that a result depends on. Parts with another one are computed again."""
     oracles = sum_of([TESTS / f"{name}.py" for name in ORACLES])
     used = [library(), oracles, torch.__version__, np.__version__, torch.backends.cpu.get_cpu_capability(), PARTS]
     return hashlib.sha256(json.dumps(used).encode()).hexdigest()
 
 
 class State:
-    """What is done of a case: a file with a line for each part, behind one with the fingerprint."""
+    """The finished parts of a case: a file that starts with the fingerprint and has one line for each part."""
 
     def __init__(self, folder: Path, case: str, mark: str) -> None:
         self._path = folder / f"{re.sub('[^a-z0-9]+', '-', case.lower())}.jsonl"
@@ -105,7 +105,7 @@ class State:
 
 
 def result_of(case: Case, part: int) -> Row:
-    """What a worker finds; or the error that ends the case."""
+    """The result of a worker, or the error that ends the case."""
     start = time.process_time()
     first = part * CHUNKS // PARTS
     numbers = range(first, first + CHUNKS // PARTS)
@@ -116,7 +116,7 @@ def result_of(case: Case, part: int) -> Row:
             outcomes.append(check(case, x, beside_python=case.runs_on_python(number)))
         except DifferenceError as difference:
             return {"error": f"In chunk {number}: {difference}"}
-        except Exception:  # of the op: the other cases go on
+        except Exception:  # in the op: the other cases continue
             return {"error": f"In chunk {number}: {case.name}:\n{traceback.format_exc()}"}
     return {
         "part": part,
@@ -129,12 +129,12 @@ def result_of(case: Case, part: int) -> Row:
 
 
 def work() -> None:
-    """A worker: it reads a case and a part a line until there are no more, or whoever writes them has ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a terminal sends to all
+    """A worker: reads one case and part per line, until there are no more or the parent has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a terminal sends to all processes
     take_memory("kept")
     torch.set_num_threads(1)
     if ste.backend().name != "native":
-        sys.exit(f"this is about the native backend, and the backend is {ste.backend()}")
+        sys.exit(f"the sweep needs the native backend, but this is {ste.backend()}")
     print(fingerprint(), flush=True)
     cases = {case.name: case for case in CASES}
     try:
@@ -146,11 +146,11 @@ def work() -> None:
 
 
 class Sweep:
-    """The parts that are missing of some cases, computed by workers.
+    """Workers compute the missing parts of some cases.
 
     Attributes:
-        states: Of each case, by name.
-        failed: The cases that have ended with an error.
+        states: The state of each case, by name.
+        failed: The cases that ended with an error.
     """
 
     def __init__(self, cases: Sequence[Case], mark: str) -> None:
@@ -238,7 +238,7 @@ class Sweep:
 
 
 def row_of(case: Case, state: State) -> Row:
-    """The whole of a case. The digest is of all parts in their order, whoever computed them and when."""
+    """All parts of a case. The digest covers them in order, no matter which worker computed them, or when."""
     parts = [state.parts[number] for number in range(PARTS)]
     return {
         "op": case.op.name,
@@ -256,21 +256,22 @@ def row_of(case: Case, state: State) -> Row:
 INTRODUCTION = """\
 # Every number of float32
 
-Made by `make sweep`: all 2^32 patterns of float32 through every op, on the native backend. The result and the gradient
-are compared with NumPy, written from [the contract](contract.md) and not from the code, and with ml_dtypes for the
-formats of few bits. All bits have to agree, the payload of a NaN aside. Where a surrogate gradient is not exact, the
-table says by how many ulp it differs from NumPy in float64 at most; beside that, what underflows in `atan` and
-`fast_sigmoid` may be 0, and the differences in `polynomial` and `triangle` have the error of their terms.
+Written by `make sweep`, which puts all 2^32 patterns of float32 through every op on the native backend. It compares
+the result and the gradient with NumPy code that is written from [the contract](contract.md) and not from ste's code
+and, for the formats of few bits, with ml_dtypes. All bits must agree, except the payload of a NaN. If a surrogate
+gradient is not exact, the table gives its largest difference from NumPy in float64, in ulp. In addition, values that
+underflow in `atan` and `fast_sigmoid` may be 0, and differences in `polynomial` and `triangle` have the error of their
+terms.
 
 The Python backend computes the same patterns, to the same bits; its transcendental surrogates may differ by 2 ulp.
-Where it is slow it computes one eighth of them, of every sign and exponent. `quantize` is made of ops that are in the
-table, on both backends.
+Where it is slow, it computes one eighth of the patterns, from every sign and exponent. `quantize` consists of ops that
+are in the table, on both backends.
 
-The blocks of two have every magnitude as the largest of a block, beside a smaller one that is negative. The others have
-every pattern once: in order, or spread, so that numbers of eight exponents and both signs are in one block.
+The blocks of two have every magnitude as the largest of a block, beside a smaller negative one. The other blocks have
+every pattern once: in order, or spread so that one block has numbers of eight exponents and both signs.
 
-No pattern differs. {machine}. The seconds are those of one core.
-The digest is of all bits of results and gradients; the whole of it is beside this page, in `sweep/results.json`.
+No pattern differs. {machine}. The seconds are those of one core. The digest covers all bits of
+results and gradients; `sweep/results.json`, beside this page, has it in full.
 """
 HEADS = ("arguments", "Python backend", "ulp from NumPy", "between backends", "seconds", "digest")
 SHARES = {0: "none", CHUNK * CHUNKS // 8: "an eighth", CHUNK * CHUNKS: "all"}
@@ -292,7 +293,7 @@ def page(results: Row) -> str:
 
 
 def chosen(only: str | None) -> list[Case]:
-    """The cases of an op, or those that have the text in their names."""
+    """The cases of an op, or those with the text in their names."""
     if only is None:
         return CASES
     found = [case for case in CASES if case.op.name == only] or [case for case in CASES if only in case.name]
@@ -300,9 +301,9 @@ def chosen(only: str | None) -> list[Case]:
 
 
 def rows_before(head: Row) -> dict[str, Row]:
-    """The results of before, which those of a part are put among."""
+    """The previous results, to which those of a part are added."""
     if not RESULTS.exists():
-        sys.exit(f"{RESULTS.relative_to(ROOT)} does not exist: sweep all of it first")
+        sys.exit(f"{RESULTS.relative_to(ROOT)} does not exist: sweep everything first")
     results = json.loads(RESULTS.read_text())
     for key, value in head.items():
         if results[key] != value:
@@ -312,7 +313,7 @@ def rows_before(head: Row) -> dict[str, Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", metavar="TEXT", help="an op, or a part of cases' names: sweep these again")
+    parser.add_argument("--only", metavar="TEXT", help="an op, or a text in the names of cases: sweep these again")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -325,7 +326,7 @@ def main() -> None:
     try:
         sweep.run()
     except KeyboardInterrupt:
-        sys.exit("\nstopped; `make sweep` goes on from here")
+        sys.exit("\nstopped; `make sweep` resumes from here")
     if sweep.failed:
         sys.exit(f"failed: {'; '.join(sweep.failed)}")
     rows |= {case.name: row_of(case, sweep.states[case.name]) for case in cases}
@@ -335,7 +336,7 @@ def main() -> None:
     PAGE.write_text(page(results))
     for state in sweep.states.values():
         state.remove()
-    print(f"{PAGE.relative_to(ROOT)}: {len(results['results'])} cases, none of which differs")
+    print(f"{PAGE.relative_to(ROOT)}: {len(results['results'])} cases, no differences")
 
 
 if __name__ == "__main__":

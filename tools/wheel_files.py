@@ -1,4 +1,4 @@
-"""Wheels as files: what one says of itself, in its own METADATA and WHEEL, and how it is unpacked and packed."""
+"""Wheels as files: what their METADATA and WHEEL say, and how to unpack and pack them."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from email.parser import Parser
 from pathlib import Path
 from typing import NamedTuple
 
-# The names that manylinux had before it was named for a version of glibc; auditwheel writes them beside the others.
+# The old names of manylinux tags, before they named a version of glibc; auditwheel writes them beside the new ones.
 _GLIBC = {"manylinux1": "manylinux_2_5", "manylinux2010": "manylinux_2_12", "manylinux2014": "manylinux_2_17"}
 _VERSIONED = re.compile(r"(manylinux|macosx)_(\d+)_(\d+)_(\w+)")
 
@@ -32,8 +32,8 @@ class Identity(NamedTuple):
 class Described(NamedTuple):
     """A wheel by its metadata.
 
-    `system` is the oldest system that it runs on, a version of glibc or of macOS; None where the wheel does not say.
-    `torches` are the versions of torch that it carries a build for.
+    `system` is the oldest system that it runs on, a version of glibc or of macOS; None if the wheel does not say.
+    `torches` are the versions of torch for which it carries a build.
     """
 
     identity: Identity
@@ -59,7 +59,7 @@ def platform_of(tag: str) -> tuple[str, System | None]:
 
 
 def tag_of(platform: str, system: System | None) -> str:
-    """The other way.
+    """The inverse of :func:`platform_of`.
 
     Example:
         >>> tag_of("linux_x86_64", (2, 28)), tag_of("linux_x86_64", None)
@@ -72,7 +72,7 @@ def tag_of(platform: str, system: System | None) -> str:
 
 
 def strictest(systems: Iterable[System | None]) -> System | None:
-    """The oldest system on which all of them run: the newest of them, and none where one makes no promise.
+    """The oldest system on which all wheels run: the newest of theirs, or None if one makes no promise.
 
     Example:
         >>> strictest([(2, 28), (2, 34)])
@@ -83,7 +83,7 @@ def strictest(systems: Iterable[System | None]) -> System | None:
 
 
 def describe(wheel: Path) -> Described:
-    """What the wheel says, whatever its file is called."""
+    """What the wheel says about itself, whatever its file name."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         metadata, tags = (
@@ -98,9 +98,9 @@ def describe(wheel: Path) -> Described:
     parts = [tag.split("-") for tag in tags.get_all("Tag", [])]
     found = {(python, abi, platform_of(platform)[0]) for python, abi, platform in parts}
     if len(found) != 1:
-        raise ValueError(f"{wheel.name} is for one Python and one platform, not for {sorted(found)}")
+        raise ValueError(f"{wheel.name} must be for one Python and one platform, not {sorted(found)}")
     ((python, abi, platform),) = found
-    # Any one of a wheel's tags is enough for it to be installed, so the least of them is what it promises.
+    # One of a wheel's tags is enough to install it, so the weakest of them is its promise.
     systems = [platform_of(part[2])[1] for part in parts]
     least = None if None in systems else min(system for system in systems if system is not None)
     identity = Identity(metadata["Name"], metadata["Version"], python, abi, platform)
@@ -110,19 +110,19 @@ def describe(wheel: Path) -> Described:
 def _only(names: Iterable[str], pattern: str, wheel: Path) -> str:
     found = [name for name in names if re.fullmatch(pattern, name)]
     if len(found) != 1:
-        raise ValueError(f"{wheel.name} has {found or 'nothing'} that is {pattern}, where one is needed")
+        raise ValueError(f"{wheel.name} must have one file that matches {pattern}, and has {found or 'none'}")
     return found[0]
 
 
 def unpack(wheel: Path, folder: Path) -> Path:
-    """Unpack a wheel into an empty folder, and return the folder in it that has its files.
+    """Unpack a wheel into an empty folder, and return the subfolder with its files.
 
     Raises:
-        subprocess.CalledProcessError: A file is not what the wheel's record says.
+        subprocess.CalledProcessError: A file differs from the wheel's record.
     """
     identity = describe(wheel).identity
     with tempfile.TemporaryDirectory() as scratch:
-        # `wheel` looks for the metadata where the name of the file says.
+        # `wheel` looks for the metadata in the folder that the file name implies.
         named = Path(scratch, "-".join([identity.name.replace("-", "_"), *identity[1:]]) + ".whl")
         shutil.copy(wheel, named)
         subprocess.run([sys.executable, "-m", "wheel", "unpack", "-d", folder, named], check=True)

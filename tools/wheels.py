@@ -1,15 +1,15 @@
-"""Build what is published, check it, and test it as installed, outside of the repository.
+"""Build what is published, check it, and test it as installed, outside the repository.
 
     python tools/wheels.py assemble build/wheels/torch-2.1* --into build/dist --here 2.13.0 2.14.1
     python tools/wheels.py test build/dist --torch 2.13.0 2.14.1 --others 2.6.0
 
-`assemble` merges the wheels of ste-core that it finds in the folders, each compiled for one torch, into one for each
-Python and platform, and makes the sdists and the wheel of ste-py. With `--here` it expects the builds of this machine
-for these versions of torch, without it all that are published. It needs the packages of requirements/release.txt.
+`assemble` merges the wheels of ste-core in the folders, each compiled for one torch, into one for each Python and
+platform, and builds the sdists and the wheel of ste-py. With `--here` it expects this machine's builds for these
+versions of torch; otherwise, all builds that are published. It requires the packages of requirements/release.txt.
 
-`test` installs what `assemble` has made in a new environment for each version of torch, in a folder that has the tests
-and no sources. It needs no package. `--others` are versions of torch that ste-core has no build for. On Linux the
-sdists are compiled too, and installed so that a change in C++ is compiled by the next import.
+`test` installs what `assemble` built into a new environment for each version of torch, in a folder that has the tests
+but no sources. It requires no packages. `--others` are versions of torch for which ste-core has no build. On Linux it
+also compiles the sdists, and installs them so that the next import compiles a change in C++.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def run(*command: str | Path, **options: Any) -> None:
 
 
 class Environment:
-    """A new one, in a folder outside of the repository, with one torch."""
+    """A new environment with one torch, in a folder outside the repository."""
 
     def __init__(self, folder: Path, torch: str) -> None:
         self.folder = folder
@@ -57,8 +57,8 @@ class Environment:
         run(self.python, "-m", "pip", command, "-q", "--disable-pip-version-check", *arguments)
 
     def test(self, distributions: Path, expect: str, arguments: Sequence[str]) -> None:
-        # The very files, and no others of these names. A torch that ste-core has no build for is against what it
-        # depends on, and that is what is tried: so its dependencies are left out, and ste-py's are named.
+        # Exactly these files, and no others with these names. ste-core's dependencies exclude a torch for which it has
+        # no build, and that is the case to test: so its dependencies are left out, and ste-py's are named.
         self.pip("install", "--no-index", "--no-deps", "--find-links", distributions, "ste-core", "ste-py")
         self.pip("install", *(["ste-py[native]"] if expect == "native" else ["packaging", "wrapt"]))
         shutil.copy(ROOT / "pyproject.toml", self.folder)
@@ -69,7 +69,7 @@ class Environment:
         self.pip("uninstall", "--yes", "ste-core", "ste-py")
 
     def test_editable(self, distributions: Path) -> None:
-        """The sdists compile, and a change in C++ is compiled by the next import."""
+        """The sdists compile, and the next import compiles a change in C++."""
         sources = {}
         for name in ("ste_py", "ste_core"):
             (sdist,) = distributions.glob(f"{name}-*.tar.gz")
@@ -94,7 +94,7 @@ class Environment:
 
 
 def sdist(package: Path, into: Path) -> Path:
-    """Built twice: both are the same to the byte."""
+    """Build an sdist twice, and check that both are the same to the byte."""
     built: list[Path] = []
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(2):
@@ -103,13 +103,13 @@ def sdist(package: Path, into: Path) -> Path:
             built.extend(folder.iterdir())
         first, second = (hashlib.sha256(path.read_bytes()).hexdigest() for path in built)
         if first != second:
-            raise RuntimeError(f"{built[0].name} is another one each time that it is built")
+            raise RuntimeError(f"{built[0].name} differs between two builds")
         print(f"sha256 {first} {built[0].name}, twice")
         return Path(shutil.copy(built[0], into))
 
 
 def merge_all(wheels: Iterable[Path], wanted: Iterable[builds.Build], into: Path) -> None:
-    """One wheel for each Python and platform. No build that is wanted may be missing."""
+    """Merge into one wheel for each Python and platform. None of the wanted builds may be missing."""
     described = {wheel: describe(wheel) for wheel in wheels}
     builds.check(
         (
@@ -128,7 +128,7 @@ def merge_all(wheels: Iterable[Path], wanted: Iterable[builds.Build], into: Path
 
 
 def check(distributions: Sequence[Path], folders: Iterable[Path]) -> None:
-    """What others check, that the sums are those of the libraries, and that no file names one of these folders."""
+    """Run twine and others, and check that checksums match the libraries and that no file names one of the folders."""
     wheels = [path for path in distributions if path.suffix == ".whl"]
     run(sys.executable, "-m", "twine", "check", "--strict", *distributions)
     run(sys.executable, "-m", "check_wheel_contents", *wheels)
@@ -155,18 +155,18 @@ def assemble(folders: Iterable[Path], wanted: Iterable[builds.Build], into: Path
 def test(distributions: Path, torches: Sequence[str], others: Iterable[str], pytest: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="ste-wheels-") as scratch:
         for torch in torches:
-            print(f"torch {torch}, for which it is built", flush=True)
+            print(f"torch {torch}, for which there is a build", flush=True)
             environment = Environment(Path(scratch, torch), torch)
             environment.test(distributions, "native", pytest)
         if sys.platform == "linux":
             environment.test_editable(distributions)
         for torch in others:
-            print(f"torch {torch}, for which it is not built", flush=True)
+            print(f"torch {torch}, for which there is no build", flush=True)
             Environment(Path(scratch, torch), torch).test(distributions, "mismatched", pytest)
 
 
 def of_this_machine(torches: Iterable[str]) -> list[builds.Build]:
-    """The builds that it can make."""
+    """The builds that it can produce."""
     python = ".".join(platform.python_version_tuple()[:2])
     system = {"linux": "linux", "darwin": "macosx", "win32": "win"}[sys.platform]
     return builds.expected(torches, [python], [f"{system}_{platform.machine().lower()}"])
@@ -175,15 +175,17 @@ def of_this_machine(torches: Iterable[str]) -> list[builds.Build]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    assembling = commands.add_parser("assemble", help="make what is published")
-    assembling.add_argument("folders", type=Path, nargs="+", help="with the wheels of ste-core, for one torch each")
+    assembling = commands.add_parser("assemble", help="build what is published")
+    assembling.add_argument("folders", type=Path, nargs="+", help="with the wheels of ste-core, each for one torch")
     assembling.add_argument("--into", type=Path, required=True, help="the folder for what is published")
-    assembling.add_argument("--here", nargs="+", metavar="TORCH", help="for this machine alone, and these torches")
-    testing = commands.add_parser("test", help="test it as installed")
+    assembling.add_argument(
+        "--here", nargs="+", metavar="TORCH", help="expect builds for this machine and these torches"
+    )
+    testing = commands.add_parser("test", help="test what is published, as installed")
     testing.add_argument("distributions", type=Path, help="the folder with what is published")
-    testing.add_argument("--torch", nargs="+", required=True, help="versions that ste-core has a build for")
-    testing.add_argument("--others", nargs="*", default=[], metavar="TORCH", help="versions that it has none for")
-    testing.add_argument("--pytest", nargs=argparse.REMAINDER, default=[], help="arguments for pytest, the last of all")
+    testing.add_argument("--torch", nargs="+", required=True, help="versions for which ste-core has a build")
+    testing.add_argument("--others", nargs="*", default=[], metavar="TORCH", help="versions for which it has none")
+    testing.add_argument("--pytest", nargs=argparse.REMAINDER, default=[], help="arguments for pytest; must come last")
     given = parser.parse_args()
     if given.command == "assemble":
         assemble(given.folders, of_this_machine(given.here) if given.here else builds.expected(), given.into)

@@ -1,4 +1,4 @@
-"""Draws what examples/digits.py found, from docs/demo/digits.json: the front page's plots, and the README's."""
+"""Draws the plots of the front page and the README from docs/demo/digits.json, the results of examples/digits.py."""
 
 import json
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from sphinx.application import Sphinx
 Network = dict[str, Any]
 
 FULL, FOUR, WITHOUT = "full precision", "4 bits, learned", "4 bits, torch.round"
-# Of the colours of Okabe and Ito, which the colour-blind can tell apart; full precision has that of the text.
+# From Okabe and Ito's palette, which color-blind people can tell apart; full precision has the color of the text.
 COLORS = {FOUR: "#0072B2", WITHOUT: "#D55E00"}
 DARK = {FOUR: "#56B4E9", WITHOUT: "#E69F00"}
 
 
 def draw_losses(axes: Axes, networks: list[Network], colors: dict[str, str]) -> None:
-    """Three of them: the others lie between."""
+    """The losses of three networks; the others lie between them."""
     names = {FULL: "full precision", FOUR: "4 bits, with ste", WITHOUT: "4 bits, with torch.round"}
     for network in networks:
         if network["name"] in names:
@@ -41,7 +41,7 @@ def draw_losses(axes: Axes, networks: list[Network], colors: dict[str, str]) -> 
 
 
 def draw_accuracies(axes: Axes, networks: list[Network], colors: dict[str, str]) -> None:
-    """A bar for each, from the most bits to the fewest, and last the one that is not trained."""
+    """A bar for each network, from the most bits to the fewest, and last the one with torch.round."""
     names = [network["name"].replace(", both", " weights and inputs") for network in networks]
     accuracies = [network["accuracy"] for network in networks]
     bars = axes.barh(

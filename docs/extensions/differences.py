@@ -1,8 +1,8 @@
-"""Writes what libraries make of inputs for which they differ, by calling them.
+"""Writes tables of inputs for which libraries give different results, by calling them.
 
-The site builds without the libraries: one that is not installed, or in another version than that of the record, has the
-rows of the record, `docs/peers/results.json`. `python docs/extensions/differences.py` writes it, and `make peers`
-compares it with what the libraries give.
+The site builds without the libraries: if one is not installed, or in a version other than the recorded one, its rows
+come from the record, `docs/peers/results.json`. `python docs/extensions/differences.py` writes the record, and `make
+peers` compares it with the libraries.
 """
 
 import json
@@ -24,7 +24,7 @@ INF, NAN = math.inf, math.nan
 
 
 class Sample(NamedTuple):
-    """A column: an input, and how many of its first numbers are shown."""
+    """A column: an input, and how many of its first numbers to show."""
 
     title: str
     x: Tensor
@@ -32,7 +32,7 @@ class Sample(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A row: what is called, and the values or the scales that it gives."""
+    """A row: a call, and the values or scales that it returns."""
 
     code: str
     run: Callable[[Tensor], Tensor]
@@ -43,7 +43,7 @@ class Table(NamedTuple):
 
     Attributes:
         samples: Its columns.
-        calls: By the library, what imports it and gives its rows.
+        calls: For each library, a function that imports it and returns its rows.
     """
 
     samples: list[Sample]
@@ -51,14 +51,14 @@ class Table(NamedTuple):
 
 
 def block(title: str, *numbers: float, size: int = 32, shown: int = 0) -> Sample:
-    """A block that begins with these numbers, and has zeros for the others."""
+    """A block that begins with these numbers and is zero elsewhere."""
     x = torch.zeros(1, size)
     x[0, : len(numbers)] = torch.tensor(numbers)
     return Sample(title, x, shown or len(numbers))
 
 
 def just(x: float, towards: float) -> float:
-    """The next number of float32."""
+    """The next float32 number."""
     return torch.nextafter(torch.tensor(x), torch.tensor(towards)).item()
 
 
@@ -144,7 +144,7 @@ def mxfp4_of_modelopt() -> list[Call]:
     from modelopt.torch.quantization.qtensor import MXFP4QTensor
 
     def run(x: Tensor) -> Tensor:
-        # An exponent of NaN would be cast to uint8, which C does not define.
+        # Casting a NaN exponent to uint8 is undefined in C.
         if not x.isfinite().all():
             return x.new_empty(1, 0)
         q, scale = MXFP4QTensor.quantize(x, 32)
@@ -154,7 +154,7 @@ def mxfp4_of_modelopt() -> list[Call]:
     return [Call("MXFP4QTensor", run)]
 
 
-# The scale of MXFP8 by rceil.
+# The scale of MXFP8 with rceil.
 
 MXFP8_SCALE = [
     block("448 · 256", 448.0 * 256, shown=1),
@@ -183,7 +183,7 @@ def mxfp8_scale_of_modelopt() -> list[Call]:
     return [Call("MXFP8QTensor", lambda x: torch.exp2(MXFP8QTensor.quantize(x)[1].float() - 127))]
 
 
-# NVFP4, with the scale 1 of the tensor: the scale of the block.
+# NVFP4 with a tensor scale of 1: the scale of the block.
 
 NVFP4_SCALE = [block(f"6 · 2^{e}", 6 * 2.0**e, size=16) for e in (9, -6, -8, -9, -11)]
 NVFP4_SCALE.append(block("zeros", 0.0, size=16))
@@ -333,7 +333,7 @@ def in_words(number: float) -> str:
 
 
 def rows_of(table: Table, library: str) -> Rows:
-    """What is called, and what it gives for each of the samples."""
+    """A call, and its result for each of the samples."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the libraries' own
         rows = []
@@ -344,7 +344,7 @@ def rows_of(table: Table, library: str) -> Rows:
 
 
 def installed(library: str) -> str | None:
-    """Its version, or None where it is not installed."""
+    """Its version, or None if it is not installed."""
     try:
         return version(library)
     except PackageNotFoundError:
@@ -359,7 +359,7 @@ def record() -> dict[str, Any]:
 
 @cache
 def runs(library: str) -> bool:
-    """Whether it is here, in the version of the record, with all that it imports."""
+    """Whether the library is installed in the recorded version, with everything that it imports."""
     if installed(library) != record()["versions"][library]:
         return False
     try:
@@ -384,7 +384,7 @@ def lines_of(name: str) -> list[str]:
 
 
 def versions() -> str:
-    """Which libraries ran, and which have the rows of the record."""
+    """Which libraries ran, and which rows come from the record."""
     named = {library: f"{title} {record()['versions'][library]}" for library, title in LIBRARIES.items()}
     ran = [name for library, name in named.items() if runs(library)]
     others = [name for library, name in named.items() if not runs(library)]
@@ -398,7 +398,7 @@ def setup(app: Any) -> dict[str, bool]:
     from sphinx.util.docutils import SphinxDirective  # which `make peers` does not install
 
     class Differences(SphinxDirective):
-        """In a page of Markdown: a table by its name, or which versions ran."""
+        """A directive for Markdown pages: a table by its name, or the versions that ran."""
 
         required_arguments = 1
 

@@ -1,6 +1,6 @@
-"""Draws the ops of the table and their gradients, by calling them, and puts the pictures into their documentation.
+"""Draws the ops of the table and their gradients by calling them, and adds the pictures to their documentation.
 
-The roundings, signs and clamps whose gradient is 1 everywhere have one picture together.
+The roundings, signs and clamps whose gradient is 1 everywhere share one picture.
 """
 
 import contextlib
@@ -31,11 +31,11 @@ def nearest(x: Tensor) -> Tensor:
     return codes[(x[:, None] - codes).abs().argmin(-1)]
 
 
-# Not drawn with the others that have this gradient: the first looks like scalar_clamp_ste, and the second is any step.
+# Not drawn with the others with this gradient: the first looks like scalar_clamp_ste, and the second is any step.
 APART = ("tensor_clamp_ste", "straight_through")
 TOGETHER = [op for op in DISTINCT_OPS if op.straight_through and op.name not in APART]
 TOGETHER_PICTURE = "straight_through_ops"
-# What is drawn more clearly with other arguments than those of the table.
+# Ops that are clearer with arguments other than those in the table.
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "straight_through": (nearest,),
     "fake_quantize": (full(1.0), full(0.0), -4, 3),
@@ -44,7 +44,7 @@ DRAWN = [replace(op, arguments=ARGUMENTS.get(op.name, op.arguments)) for op in D
 
 
 def sample(op: Op) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """x, y, and the derivatives of y by x and by each of the op's parameters that has one."""
+    """x, y, and the derivatives of y with respect to x and to each parameter of the op that has one."""
     x = torch.linspace(-5, 5, 2001, dtype=torch.float64, requires_grad=True)
     arguments = [a.requires_grad_() if isinstance(a, Tensor) else a for a in op.arguments_for(x.detach())]
     y = op.function(x, *arguments)
@@ -55,7 +55,7 @@ def sample(op: Op) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
 
 
 def call(op: Op, x: Tensor) -> str:
-    """As it is called; an argument of x's size, which is one number everywhere, as that number."""
+    """The call as text; an argument of x's size with the same number everywhere is shown as that number."""
     arguments = (
         ["nearest(x)"]
         if nearest in op.arguments
@@ -65,7 +65,7 @@ def call(op: Op, x: Tensor) -> str:
 
 
 def with_gaps(y: Tensor) -> Tensor:
-    """Not a number where a step is, so that no line joins its two sides."""
+    """NaN at each step, so that no line joins its two sides."""
     is_step = torch.cat([y.diff().abs() > 0.1, torch.tensor([False])])
     return torch.where(is_step, torch.nan, y)
 
@@ -74,7 +74,7 @@ def with_gaps(y: Tensor) -> Tensor:
 def figure(
     theme: str, name: str, folder: Path, rows: int, columns: int, size: tuple[float, float]
 ) -> Iterator[list[Axes]]:
-    """The axes of a picture, which is saved at the end."""
+    """The axes of a picture, which is saved on exit."""
     style = {"savefig.transparent": True, "font.size": 9, "svg.hashsalt": name}
     with plt.style.context([THEMES[theme], style]):
         drawn, axes = plt.subplots(
@@ -96,7 +96,7 @@ def draw(op: Op, theme: str, folder: Path) -> None:
 
 
 def shade(axis: Axes, x: Tensor, mask: Tensor, named: bool) -> None:
-    """Where the gradient passes to x, if that is one range among others."""
+    """Shade the range where the gradient passes to x, if it is a single range and not everything."""
     passes = mask.nonzero()[:, 0]
     first, last = int(passes[0]), int(passes[-1])
     if len(passes) == len(x) or len(passes) != last - first + 1:
@@ -154,7 +154,7 @@ def draw_all(app: Sphinx) -> None:
 
 
 def picture(name: str, text: str) -> list[str]:
-    """In the markup of docstrings."""
+    """A picture in the markup of docstrings."""
     lines = [""]
     for theme in THEMES:
         lines.append(f".. image:: /{FOLDER}/{name}-{theme}.svg")
@@ -164,7 +164,7 @@ def picture(name: str, text: str) -> list[str]:
 
 
 def insert(lines: list[str], what: list[str]) -> None:
-    """Before the first of a docstring's sections."""
+    """Insert lines before the first section of a docstring."""
     sections = (i for i, line in enumerate(lines) if line.startswith((":param", ":returns", ".. rubric::")))
     where = next(sections, len(lines))
     lines[where:where] = what

@@ -1,6 +1,6 @@
-"""Writes the pages of the reference: each public name, by its module, and what is registered with the dispatcher.
+"""Writes the pages of the reference: each public name, by module, and what the dispatcher has registered.
 
-What is public is what the modules' `__all__` and the table of ops say, so a new op is here by itself.
+The modules' `__all__` and the table of ops say what is public, so a new op appears here by itself.
 """
 
 import inspect
@@ -25,7 +25,7 @@ from ste.surrogates import TABLE
 HEADER = Path(__file__).parents[2] / "packages" / "ste-core" / "include" / "ste" / "ops.h"
 FOLDER = "reference"
 
-# In the order of the menu: the title, the module, and under which name its functions are documented.
+# In the order of the menu: the title, the module, and the name under which its functions are documented.
 METHODS_OF_QUANTIZERS = ("quantize", "scale_and_zero_point", "initialize", "reset_parameters")
 
 PAGES: list[tuple[str, ModuleType, str]] = [
@@ -86,7 +86,7 @@ table is of what is registered, by either backend: the schemas are the same.
 |---|---|---|
 """
 
-# With the indentation of what it is put into.
+# Indented like the text around it.
 SURROGATES = "   All surrogates, as data. :doc:`The guide </guides/surrogates>` shows them as a table, and draws each."
 RECIPES = "   Recipes of :func:`ste.fake_quantize_blocks` by name. :doc:`The guide </guides/block_formats>` lists them."
 
@@ -105,7 +105,7 @@ The gradients of the signs, $h(x)$, by [surrogate](../guides/surrogates.md), wit
 
 
 def overview(lines: dict[str, str]) -> str:
-    """What stands at the top of a page: a line for each name, by the markup that refers to it."""
+    """The top of a page: a line for each name, with the markup that refers to it."""
     rows = [row for name, text in lines.items() for row in (f"   * - {name}", f"     - {text}")]
     return "\n".join([".. list-table::", "   :widths: auto", "", *rows, ""])
 
@@ -124,14 +124,14 @@ def reference_to(name: str, public: Any) -> str:
 
 
 def place_of(public: Any) -> tuple[str, int]:
-    """Where it is defined: the file, and the line in it. What is data stands first."""
+    """The sort key of a name: data first, then by file and line of its definition."""
     if not callable(public):
         return "", 0
     return inspect.getfile(public), inspect.getsourcelines(public)[1]
 
 
 def entry(name: str, public: Any) -> list[str]:
-    if public is TABLE:  # whose docstring, to autodoc, is that of all tuples; and so with the recipes
+    if public is TABLE:  # autodoc would show the docstring of all tuples; likewise for the recipes
         return [f".. py:data:: {name}", "   :type: tuple[Definition, ...]", "", SURROGATES]
     if public is BLOCK_RECIPES:
         return [f".. py:data:: {name}", "   :type: dict[str, BlockRecipe]", "", RECIPES]
@@ -181,7 +181,7 @@ def backend_page() -> str:
 
 
 def cpp_page() -> str:
-    """With the first sentence of each comment of the header."""
+    """The functions of the header, with the first sentence of each comment."""
     found = re.findall(r"((?:^///.*\n)+)STE_API at::Tensor (\w+)\(", HEADER.read_text(), re.MULTILINE)
     comments = {name: " ".join(line.removeprefix("///").strip() for line in text.splitlines()) for text, name in found}
     sentences = {name: re.split(r"[.:;] ", text.replace("`", "``"))[0].rstrip(".") for name, text in comments.items()}
@@ -229,7 +229,7 @@ def write_pages(app: Sphinx) -> None:
 
 
 def add_links(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Of an op: its schema, its C++ function and its autograd class. Of an autograd class: how it is called."""
+    """For an op, its schema, its C++ function and its autograd class; for an autograd class, how to call it."""
     if inspect.isclass(obj) and issubclass(obj, Function):
         lines += ["", f"``{obj.__name__}.apply({', '.join(inspect.signature(obj.forward).parameters)})``"]
     for op in DISTINCT_OPS:
@@ -244,7 +244,7 @@ def add_links(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: 
 def without_signature(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returns: str
 ) -> tuple[str, str] | None:
-    """An autograd class is not called, but its `apply`."""
+    """Show the signature of `apply`: an autograd class itself is not called."""
     return ("", "") if inspect.isclass(obj) and issubclass(obj, Function) else None
 
 

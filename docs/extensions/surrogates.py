@@ -1,7 +1,7 @@
-"""Writes the table of the surrogates, and draws each of them, by calling the op.
+"""Writes the table of the surrogates and draws each of them by calling the op.
 
-Both follow `ste.surrogates.TABLE`, so a new surrogate is here by itself. h is the gradient that autograd gives, and the
-smooth function is its integral.
+Both are generated from `ste.surrogates.TABLE`, so a new surrogate appears by itself. h is the gradient from autograd,
+and the smooth function is its integral.
 """
 
 import re
@@ -19,20 +19,20 @@ from torch import Tensor
 import ste
 from ste.surrogates import TABLE, Definition
 
-# What is drawn: these, times the default, or what the source anneals alpha through.
+# The values of alpha to draw: these times the default, or those through which the source anneals alpha.
 FACTORS = (0.5, 1.0, 2.0)
 ALPHAS = {"reste": (1.0, 2.0, 3.0)}
 
 
 def slope(kind: Definition, x: Tensor, alpha: float | None = None) -> Tensor:
-    """What the gradient at x is multiplied by."""
+    """The factor that multiplies the gradient at x."""
     x = x.detach().requires_grad_()
     (h,) = torch.autograd.grad(ste.binary_sign_ste(x, surrogate=kind.name, alpha=alpha).sum(), x)
     return h
 
 
 def integral(h: Tensor, x: Tensor) -> Tensor:
-    """From the middle of x, by the trapezoidal rule."""
+    """The integral from the middle of x, by the trapezoidal rule."""
     area = torch.cat([h.new_zeros(1), torch.cumulative_trapezoid(h, x)])
     return area - area[len(x) // 2]
 
@@ -70,7 +70,7 @@ def linked(source: str) -> str:
 
 
 def in_cell(formula: str) -> str:
-    """In a table of Markdown, where | ends a cell. The parts of a formula can stand on lines of their own."""
+    """The formula for a Markdown table, in which | would end a cell. Its parts may go on separate lines."""
     return " ".join(f"${part.strip()}$" for part in formula.replace("|", r"\|").split(r"\quad"))
 
 
@@ -79,7 +79,7 @@ def alternative(kind: Definition) -> str:
 
 
 class SurrogateTable(SphinxDirective):
-    """In a page of Markdown: a row for each surrogate."""
+    """A directive for Markdown pages: a table with a row for each surrogate."""
 
     def run(self) -> list[Any]:
         lines = ["| surrogate | $h(x)$ | default $\\alpha$ | source |", "|---|---|---|---|"]
@@ -92,14 +92,14 @@ class SurrogateTable(SphinxDirective):
 
 
 def add_picture(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """To the function of each, as pictures does to the ops."""
+    """Add a picture to each surrogate's function, as pictures does for the ops."""
     for kind in TABLE:
         if obj is getattr(ste.surrogates, kind.name):
             insert(lines, picture(f"surrogate-{kind.name}", alternative(kind)))
 
 
 class SurrogatePictures(SphinxDirective):
-    """In a page of Markdown: for each surrogate the function that h is the derivative of, and the picture of both."""
+    """A directive for Markdown pages: for each surrogate, the function whose derivative is h, and a picture of both."""
 
     def run(self) -> list[Any]:
         lines = []

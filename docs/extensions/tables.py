@@ -1,12 +1,12 @@
-"""Gives tables what site.css draws them by: the classes of what their cells say, and labels for a narrow page.
+"""Adds to tables what site.css needs: classes for what their cells say, and labels for a narrow page.
 
-The pages are tables of Markdown, which can be read without the site, and have no classes.
+The tables are Markdown, which is readable without the site but has no classes.
 
-- A cell that begins with ✓, ✗ or ⊘ gets its colour. A table with such cells in more than one column is a matrix: on a
-  narrow page it scrolls within itself, under a first column that stays in sight.
-- Any other table of three columns or more is stacked there: each row is a block, in which each cell has the label of
-  its column.
-- One of nine columns or more is set smaller.
+- A cell that begins with ✓, ✗ or ⊘ gets a color. A table with such cells in more than one column is a matrix: on a
+narrow page it scrolls within itself, beside a first column that stays in sight.
+- On a narrow page, any other table with three or more columns is stacked: each row is a block, in which each cell has
+the label of its column.
+- A table with nine or more columns is set in smaller type.
 """
 
 from docutils import nodes  # type: ignore[import-untyped]  # it comes with Sphinx, and its stubs would not
@@ -17,7 +17,7 @@ STACKED, DENSE = 3, 9  # columns
 
 
 def colour(table: nodes.table) -> set[int]:
-    """The columns with a cell that has a colour."""
+    """The columns with a colored cell."""
     marked = set()
     for row in table.findall(nodes.row):
         for column, entry in enumerate(row.findall(nodes.entry)):
@@ -28,7 +28,7 @@ def colour(table: nodes.table) -> set[int]:
 
 
 def label(table: nodes.table) -> None:
-    """Put a copy of each column's head into its cells, but those of the first: it is seen in the narrow form alone."""
+    """Copy each column's head into its cells, except in the first column: only the narrow form shows it."""
     (head,) = table.findall(nodes.thead)
     heads = list(head.findall(nodes.entry))
     for row in next(table.findall(nodes.tbody)).findall(nodes.row):
