@@ -1,4 +1,4 @@
-"""What the tests of blocks and `make sweep` both do: cases at random, and a compiler's result beside the oracle's."""
+"""What the tests of blocks and `make sweep` share: random cases, and a compiler's result compared with the oracle's."""
 
 import math
 import random
@@ -36,7 +36,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def shape_at_random(choose: random.Random) -> tuple[tuple[int, ...], int]:
-    """And the dimension along which blocks lie."""
+    """A shape, and the dimension along which blocks lie."""
     kind = choose.randrange(7)
     if kind == 0:  # rows of many blocks
         return (choose.randint(1, 6), choose.randint(200, 700)), 1
@@ -56,7 +56,7 @@ def shape_at_random(choose: random.Random) -> tuple[tuple[int, ...], int]:
 
 
 def values_at_random(shape: Sequence[int], dim: int, choose: random.Random) -> Tensor:
-    """Numbers whose size varies along all dimensions but one; often zeros, and at times infinities and NaN."""
+    """Numbers whose magnitude varies along all dimensions but one; often zeros, sometimes infinities and NaN."""
     generator = torch.Generator().manual_seed(choose.randrange(2**31))
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
     sizes = [1 if i == dim % len(shape) else n for i, n in enumerate(shape)]
@@ -82,7 +82,7 @@ def tensor_scale_at_random(x: Tensor, dim: int, choose: random.Random) -> Tensor
 
 
 def check_at_random(case: int, device: str) -> None:
-    """All that follows from the number of a case."""
+    """Everything that the number of a case determines."""
     choose = random.Random(case)
     shape, dim = shape_at_random(choose)
     dtype = choose.choice(FLOATING)
@@ -93,7 +93,7 @@ def check_at_random(case: int, device: str) -> None:
     rule = choose.choice(rules_of(grid))
     block = choose.choice([1, 2, 3, 5, 8, 16, 31, 32, 33, 64, 100, 128, 1000, None])
     tensor_scale = tensor_scale_at_random(x, dim, choose) if rule == "e4m3fn" else None
-    print(case, of_x, of_g)  # shown of a test that fails
+    print(case, of_x, of_g)  # shown when a test fails
     check(x, g, grid, block, rule, dim, None if tensor_scale is None else tensor_scale.to(device))
 
 

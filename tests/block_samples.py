@@ -1,4 +1,4 @@
-"""What the tests of blocks try, and what the oracle has of it."""
+"""The samples for the tests of blocks, and the oracle's results for them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 
 import ste
 
-# Without its types, which do not see through a list of arguments.
+# Without its types, which do not accept an unpacked list of arguments.
 fake_quantize_blocks: Callable[..., Any] = ste.fake_quantize_blocks
 block_scale: Callable[..., Any] = ste.block_scale
 block_zero_point: Callable[..., Any] = ste.block_zero_point
@@ -65,7 +65,7 @@ def by_class(
     dim: int = -1,
     tensor_scale: Tensor | None = None,
 ) -> Any:
-    """The autograd class, with what the public function fills in."""
+    """The autograd class, with the defaults that the public function fills in."""
     if rule == "e4m3fn" and tensor_scale is None:
         wide = x.detach().to(wide_dtype(x))
         largest = wide.abs().amax() if x.numel() else wide.new_zeros(())
@@ -80,7 +80,7 @@ EVERY_CALL = pytest.mark.parametrize("call", CALLS.values(), ids=list(CALLS))
 def for_oracle(
     x: Tensor, grid: str, rule: str, tensor_scale: Tensor | float | None
 ) -> tuple[oracle.Array, oracle.Array | None]:
-    """In the dtype that is computed in: x, and the scale of the tensor."""
+    """In the dtype of the computation: x, and the scale of the tensor."""
     dtype = wide_dtype(x)
     array = to_numpy(x, dtype)
     if rule != "e4m3fn":
@@ -98,7 +98,7 @@ def expected(
     dim: int = -1,
     tensor_scale: Tensor | float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The result, and where the gradient goes to x."""
+    """The result, and where the gradient passes to x."""
     array, of_tensor = for_oracle(x, grid, rule, tensor_scale)
     y, is_inside = oracle.fake_quantize_blocks(array, grid, block, rule, dim, of_tensor)
     return torch.from_numpy(y).to(x.device, x.dtype), torch.from_numpy(is_inside).to(x.device)
@@ -117,9 +117,9 @@ def expected_scale(
 
 
 def check(x: Tensor, g: Tensor, grid: str, block: int | None, rule: str, dim: int, *tensor_scale: Any) -> None:
-    """Values and gradients, of both calls, and the scales."""
+    """Compare values and gradients of both calls, and the scales."""
     arguments = (grid, block, rule, dim, *tensor_scale)
-    print(x.dtype, tuple(x.shape), x.stride(), arguments)  # shown of a test that fails
+    print(x.dtype, tuple(x.shape), x.stride(), arguments)  # shown when a test fails
     y, is_inside = expected(x, *arguments)
     to_x = torch.where(is_inside, g, 0)
     assert_same_bits(fake_quantize_blocks(x, *arguments), y, x)
@@ -134,7 +134,7 @@ def check(x: Tensor, g: Tensor, grid: str, block: int | None, rule: str, dim: in
         assert_same_bits(block_zero_point(x, grid, block, rule, dim), torch.from_numpy(z).to(x.device))
 
 
-# The exponents of the sizes of a few lines: some scales are at the ends of their range.
+# The exponents of the magnitudes of a few lines: some scales are at the limits of their range.
 EXPONENTS = {
     torch.float16: [-14, -7, -3, 0, 3, 7, 12],
     torch.bfloat16: [-126, -60, -7, 0, 7, 60, 120],
@@ -144,7 +144,7 @@ EXPONENTS = {
 
 
 def lines(dtype: torch.dtype, length: int = 130) -> Tensor:
-    """Lines of numbers of many sizes, each of the first with blocks that are special: shape [15, length]."""
+    """Lines of numbers of many magnitudes, the first of which have special blocks: shape [15, length]."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(15, length, generator=generator, dtype=torch.float64)
     info = torch.finfo(dtype)
@@ -155,7 +155,7 @@ def lines(dtype: torch.dtype, length: int = 130) -> Tensor:
     x[4] = -0.0
     x[5] = torch.randint(-9, 10, (length,), generator=generator) * info.smallest_normal * info.eps
     x[6] = torch.linspace(-1, 1, length, dtype=torch.float64) * info.max
-    x[7] = torch.randint(-40, 41, (length,), generator=generator) / 4  # ties, where the scale is a power of two
+    x[7] = torch.randint(-40, 41, (length,), generator=generator) / 4  # ties, if the scale is a power of two
     x[8:] *= 2.0 ** torch.tensor(EXPONENTS[dtype], dtype=torch.float64)[:, None]
     return x.to(dtype)
 
@@ -165,16 +165,16 @@ def normal(shape: Sequence[int], dtype: torch.dtype, seed: int, device: str) -> 
 
 
 def sample(dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
-    """x, with numbers beyond the grid in some rules, and a gradient."""
+    """x, with numbers beyond the grid under some rules, and a gradient."""
     x = lines(dtype, 37).reshape(3, 5, 37).to(device)
     return x, normal(x.shape, dtype, 1, device)
 
 
-# Where x holds NaN and infinities, the scale of the tensor is given.
+# If x holds NaN and infinities, the scale of the tensor is given.
 def with_tensor_scale(arguments: tuple[Any, ...], device: str) -> tuple[Any, ...]:
     return (*arguments, torch.tensor(0.02, device=device)) if arguments[2] == "e4m3fn" else arguments
 
 
 def swapped(t: Tensor, first: int, second: int) -> Tensor:
-    """The same numbers, as if these two dimensions had each other's place in memory."""
+    """The same numbers, with these two dimensions swapped in memory."""
     return t.transpose(first, second).contiguous().transpose(first, second) if t.dim() > 1 else t

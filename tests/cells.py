@@ -1,10 +1,10 @@
-"""Runs the rows of the matrix and records their outcomes, for tools/matrix.py to make the table of.
+"""Runs the rows of the matrix and records their outcomes, from which tools/matrix.py writes the table.
 
-A row is a test with the marker `row`; its title may name the parameters. Where ours is the subject, a case has to pass,
-or has a marker `refused` that says why it cannot: then it must fail in the way that the marker states. Another subject
-may fail as it likes; that is the outcome.
+A row is a test with the marker `row`; its title may name the parameters. If the subject is ours, a case must pass, or
+have a marker `refused` that says why it cannot: then it must fail in the way that the marker states. Another subject
+may fail in any way; that is its outcome.
 
-STE_MATRIX_RESULTS is the file to write. STE_MATRIX_FAILURES is one for the rows that fail, with the number of cases.
+STE_MATRIX_RESULTS names the file to write, STE_MATRIX_FAILURES one for the rows that fail, with the number of cases.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ TIME_LIMIT = 600  # seconds for one case
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """`pass`, `refused` (an error) or `wrong` (another result than the contract's, and no error)."""
+    """`pass`, `refused` (an error) or `wrong` (a result other than the contract's, without an error)."""
 
     kind: str
     error: str = ""
@@ -53,15 +53,15 @@ def attempt(case: Callable[[], None]) -> Outcome:
 
 
 def attempt_in_a_child(case: Callable[[], None]) -> Outcome:
-    """In a process of its own.
+    """Run a case in its own process.
 
-    Where the compiler fails, it leaves dispatch keys excluded and levels of functorch open, and what is compiled next
-    fails for that reason alone. And what aborts, aborts only the child.
+    If the compiler fails, it leaves dispatch keys excluded and functorch levels open, which alone makes the next
+    compilation fail. And an abort ends only the child.
     """
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        # While there is one thread: torch's pool, which the fork has lost, is replaced without a lock.
+        # While there is only one thread: torch's pool, which the fork has lost, is replaced without a lock.
         torch.set_num_threads(torch.get_num_threads())
         outcome = attempt(case)
         with os.fdopen(write, "wb") as pipe:
@@ -87,14 +87,14 @@ def attempt_in_a_child(case: Callable[[], None]) -> Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """Where a row cannot hold.
+    """A row, or some of its cases, that cannot pass.
 
     Attributes:
-        reason: Goes into the table.
-        error: What the error has to say, a regular expression. None: torch's own `x.clone()` has to fail there too.
+        reason: The reason, for the table.
+        error: A regular expression that the error must match. None: torch's own `x.clone()` must fail there too.
         backend: `native`, `python`, or both if None.
-        torch: The versions for which it is so.
-        where: Of the case's parameters, whether it is one of them.
+        torch: The versions of torch to which this applies.
+        where: Given the parameters of a case, whether this applies to it.
     """
 
     reason: str
@@ -129,7 +129,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         pyfuncitem.obj(**arguments)
 
     outcome = attempt_here(case)
-    assert not subjects.X.requires_grad  # shared by all rows: none may change it
+    assert not subjects.X.requires_grad  # shared by all rows: no row may change it
     reason = ""
     if subjects.subject == "ste":
         refusals = [Refusal(*m.args, **m.kwargs) for m in pyfuncitem.iter_markers("refused")]
@@ -161,7 +161,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 
 class Failures:
-    """Counts the cases that fail, by row."""
+    """Counts the failed cases of each row."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -176,7 +176,7 @@ class Failures:
 
 
 class Recorder:
-    """Collects the cells, of all workers, in the one process that has no worker above it."""
+    """Collects the cells of all workers, in the process that controls them."""
 
     def __init__(self, file: Path) -> None:
         self.file = file

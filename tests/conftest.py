@@ -1,8 +1,8 @@
-"""Which backend this run of the tests is for.
+"""Checks that this run of the tests has the backend that it is for.
 
-STE_TEST_EXPECT says what the environment was set up as (the Makefile sets it): `native`, `absent` (ste-core is not
-installed) or `mismatched` (ste-core was built for another torch). A run that does not find what it was told to find
-fails at once, so that no fallback passes for the native backend unnoticed.
+STE_TEST_EXPECT, which the Makefile sets, says what the environment should be: `native`, `absent` (ste-core is not
+installed) or `mismatched` (ste-core was built for another torch). If it is not, the run fails at once, so that no
+fallback passes for the native backend unnoticed.
 """
 
 import os
@@ -15,12 +15,12 @@ with warnings.catch_warnings(record=True) as import_warnings:
     warnings.simplefilter("always")
     import ste
 
-# torch keeps what it has compiled on disk, and looks up a graph by the op's name, not by what the op does: yesterday's
-# code would pass for today's. So graphs are not looked up. Below them, C++ is, by all of its text.
+# torch caches compiled code on disk, and looks up a graph by the op's name, not by what the op does: yesterday's code
+# would pass for today's. So the cache of graphs is off. The cache of C++ below it is on: its key is the whole source.
 os.environ |= {"TORCHINDUCTOR_FX_GRAPH_CACHE": "0", "TORCHINDUCTOR_AUTOGRAD_CACHE": "0"}
 
-# The first backward of a process starts autograd's threads, one for each device there is then, and a process with such
-# threads cannot fork and differentiate. Inductor pretends to eight GPUs; before it, there are none.
+# The first backward of a process starts autograd's threads, one for each device that exists then, and a process with
+# such threads cannot fork and differentiate. Inductor pretends that there are eight GPUs; before that, there are none.
 torch.ones(1, requires_grad=True).sum().backward()
 
 pytest_plugins = ["cells"]
@@ -54,8 +54,8 @@ def device(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def fresh_compiler() -> None:
-    """Every test compiles for itself: nothing that one compiled may hide what another would find."""
+    """Every test compiles anew: what one has compiled must not hide what another would find."""
     try:
         torch._dynamo.reset()
-    except RuntimeError:  # "dictionary changed size during iteration": the collector took a compiler out meanwhile
+    except RuntimeError:  # "dictionary changed size during iteration": the collector removed a compiler
         torch._dynamo.reset()

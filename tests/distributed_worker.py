@@ -1,6 +1,7 @@
-"""What the processes of matrix/test_distributed.py do: it starts this once, and compares what they save.
+"""The processes of matrix/test_distributed.py, which starts this once and compares what they save.
 
-Usage: distributed_worker.py FOLDER WORLD. Each of so many processes saves in FOLDER what each check gave, or its error.
+Usage: distributed_worker.py FOLDER WORLD. Each of WORLD processes saves the result of each check in FOLDER, or its
+error.
 """
 
 import datetime
@@ -29,13 +30,13 @@ import ste
 STEPS = 3
 RATE = 2.0**-6
 
-# No integers among them, and so no bounds. Sums of these are exact in any order.
+# No integers, and therefore no bounds, are among them. Their sums are exact in any order.
 X = ((torch.arange(32, dtype=torch.float64) - 16) / 4 + 0.125).reshape(8, 4)
 G = (torch.arange(32, dtype=torch.float64) % 7 - 3).reshape(8, 4)
-# Five rows for two and for four processes: the last ones have fewer, or none.
+# Five rows for two and for four processes: the last processes get fewer, or none.
 UNEVEN = 5
 
-# The placements of x, and of bounds that have x's last dimension only.
+# The placements of x, and of bounds that only have x's last dimension.
 LAYOUTS: dict[str, tuple[list[Placement], list[Placement]]] = {
     "Shard(0)": ([Shard(0)], [Replicate()]),
     "Shard(1)": ([Shard(1)], [Shard(0)]),
@@ -56,10 +57,10 @@ def mesh_for(placements: list[Placement]) -> DeviceMesh:
 
 @functools.cache
 def mesh_of(dimensions: int) -> DeviceMesh:
-    """One for all checks.
+    """One mesh for all checks.
 
-    What DTensor has once found out of an operator, it gives to an equal mesh too, with the mesh that it was found with,
-    and the compiler then fails: "Node tangents_2 was invalid, but is output".
+    DTensor caches what it has found out about an operator, and returns it for an equal mesh too, together with the
+    original mesh, for which the compiler fails: "Node tangents_2 was invalid, but is output".
     """
     world = dist.get_world_size()
     return init_device_mesh("cpu", (world,) if dimensions == 1 else (2, world // 2))
@@ -68,7 +69,7 @@ def mesh_of(dimensions: int) -> DeviceMesh:
 def distributed(
     op: Op, x: Tensor, mesh: DeviceMesh, for_x: list[Placement], for_bounds: list[Placement]
 ) -> tuple[Any, ...]:
-    """The op's arguments after x, its tensors distributed as x is."""
+    """The op's arguments after x, with its tensors distributed like x."""
     return tuple(
         distribute_tensor(argument, mesh, for_x if argument.shape == x.shape else for_bounds)
         if isinstance(argument, Tensor)
@@ -100,7 +101,7 @@ def layout(op: Op, name: str) -> dict[str, Any]:
 def partial(op: Op) -> dict[str, Any]:
     mesh = mesh_for([Partial()])
     rank, world = dist.get_rank(), dist.get_world_size()
-    # They sum to X, and no step of the parts sums to the step of X.
+    # They sum to X, but the steps of the parts do not sum to the step of X.
     part = X - 1.75 * sum(range(1, world)) if rank == 0 else torch.full_like(X, 1.75 * rank)
     part.requires_grad_()
     x = DTensor.from_local(part, mesh, [Partial()])
@@ -110,7 +111,7 @@ def partial(op: Op) -> dict[str, Any]:
 
 
 def parameters(op: Op) -> dict[str, Any]:
-    """Gradients to all of the tensors: those to a bound or a scale are sums over the processes."""
+    """Gradients to all tensors: those to a bound or a scale are sums over the processes."""
     mesh = mesh_for([Shard(0)])
     x = distribute_tensor(X, mesh, [Shard(0)]).requires_grad_()
     arguments = distributed(op, X, mesh, [Shard(0)], [Replicate()])
@@ -125,7 +126,7 @@ def parameters(op: Op) -> dict[str, Any]:
     }
 
 
-# Where the blocks lie, and x: also across them.
+# The size and the dimension of the blocks, which x's placement may split.
 BLOCKS = [(16, -1), (16, 0), (4, 0), (-1, -1)]
 IN_BLOCKS = torch.sin(torch.arange(512, dtype=torch.float64) ** 2).reshape(8, 64)
 
@@ -139,7 +140,7 @@ def blocks(block: int, dim: int, placement: Placement) -> dict[str, Any]:
 
 
 def compiled() -> dict[str, Any]:
-    """All of the ops in one function of DTensors, as in subjects.every_op."""
+    """All ops in one function of DTensors, as in subjects.every_op."""
     mesh = mesh_for([Shard(0)])
     arguments = [distributed(op, X, mesh, [Shard(0)], [Replicate()]) for op in OPS]
 
@@ -157,7 +158,7 @@ def compiled() -> dict[str, Any]:
 
 
 class Quantized(torch.nn.Module):
-    """A linear layer for each of the ops, with the weights quantized by it, and learned bounds for tensor_clamp."""
+    """A linear layer for each op, which quantizes its weights, with learned bounds for tensor_clamp."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,7 +181,7 @@ TARGET = (torch.arange(24, dtype=torch.float64) % 5 - 2).reshape(8, 3)
 
 
 def train(model: torch.nn.Module, x: Tensor, target: Tensor) -> None:
-    """Steps with the mean over the batch, by powers of two."""
+    """Training steps with the mean over the batch; all factors are powers of two."""
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
     for _ in range(STEPS):
         loss = ((model(x) - target) ** 2).sum() / len(x)
@@ -214,10 +215,10 @@ def attempt(check: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, 
 
 
 def work(rank: int, world: int, folder: Path) -> None:
-    # Before there are other threads: in a forked process, the first of them to ask for torch's pool replaces it, and
-    # autograd's threads, which ask all at once, do so without a lock ("Invalid thread pool!").
+    # Before there are other threads: in a forked process, the first thread that asks for torch's pool replaces it, and
+    # autograd's threads, which all ask at once, do so without a lock ("Invalid thread pool!").
     torch.set_num_threads(1)
-    # torch's own, of what it deprecates in itself.
+    # torch's own warnings about what it deprecates in itself.
     warnings.simplefilter("ignore")
     dist.init_process_group(
         "gloo",
@@ -240,14 +241,14 @@ def work(rank: int, world: int, folder: Path) -> None:
     results["FSDP2"] = attempt(train_fsdp)
     results["compiled"] = attempt(compiled)
     torch.save(results, folder / f"{rank}.pt")
-    dist.barrier()  # nobody hangs up while another still listens
+    dist.barrier()  # no process disconnects while another still listens
     dist.destroy_process_group()
 
 
 def main() -> None:
     folder, world = Path(sys.argv[1]), int(sys.argv[2])
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the machine's own name need not resolve
-    # Forked: torch is imported once.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the machine's host name may not resolve
+    # Forked, so that torch is imported only once.
     start_processes(work, (world, folder), nprocs=world, start_method="fork")
 
 

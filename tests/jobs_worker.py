@@ -1,6 +1,6 @@
-"""What the processes of jobs/test_parallelism.py do: it starts this once, and compares what they save.
+"""The processes of jobs/test_parallelism.py, which starts this once and compares what they save.
 
-Usage: jobs_worker.py FOLDER. Each of two processes saves in FOLDER what each job gave, or its error.
+Usage: jobs_worker.py FOLDER. Each of two processes saves the result of each job in FOLDER, or its error.
 """
 
 import datetime
@@ -29,7 +29,7 @@ RATE = 0.05
 
 
 def train(model: nn.Module, parts: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    """The outputs of each step, of the part of each batch that is this process's."""
+    """The outputs of each step, for this process's part of each batch."""
     optimizer = torch.optim.SGD(model.parameters(), RATE)
     outputs = []
     for seed in range(STEPS):
@@ -80,7 +80,7 @@ def distributed_tensors(name: str, mesh: DeviceMesh) -> dict[str, Any]:
 
 
 def without_first_values(name: str, _: DeviceMesh) -> dict[str, Any]:
-    """Each process would take its own."""
+    """Each process would take its own first values."""
     try:
         DistributedDataParallel(quantized(PAIRS[name]))(part(batch()))
     except RuntimeError as error:
@@ -112,7 +112,7 @@ def work(rank: int, folder: Path) -> None:
         for name in PAIRS:
             try:
                 found[f"{job}: {name}"] = function(name, mesh)
-            except Exception:  # of any kind: the test of the job shows it
+            except Exception:  # of any kind: the job's test shows it
                 found[f"{job}: {name}"] = traceback.format_exc()
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""What the workers of a DataLoader load: they import it by name, where they are spawned."""
+"""What the workers of a DataLoader load: spawned workers import it by name."""
 
 import torch
 from subjects import OPS, X
@@ -15,7 +15,7 @@ def forward_and_backward(op_index: int, scale: int) -> tuple[Tensor, Tensor]:
 
 
 class Samples(Dataset[tuple[Tensor, Tensor]]):
-    """For each of the ops, its values and its gradient at X, and at multiples of X."""
+    """The values and the gradient of each op at X and at multiples of X."""
 
     def __len__(self) -> int:
         return 2 * len(OPS)

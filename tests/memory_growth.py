@@ -1,4 +1,4 @@
-"""How what a process holds grows while it calls something again and again."""
+"""How the memory of a process grows while it calls something again and again."""
 
 import ctypes
 import gc
@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-PROCESS = Path("/proc/self")  # Linux's
+PROCESS = Path("/proc/self")  # on Linux
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
 
 
 class Mallinfo2(ctypes.Structure):
-    """What glibc, from 2.33 on, says of its heaps, all of them together."""
+    """glibc's statistics of all its heaps together, from version 2.33 on."""
 
     _fields_ = [
         (name, ctypes.c_size_t)
@@ -28,7 +28,7 @@ class Mallinfo2(ctypes.Structure):
 
 
 def heap() -> int:
-    """Bytes of malloc that are not free, C++'s and torch's among them, but not those of Python's small objects."""
+    """The bytes that malloc has allocated, including C++'s and torch's, but not those of Python's small objects."""
     info = mallinfo2()
     return int(info.uordblks + info.hblkhd)
 
@@ -38,7 +38,7 @@ def resident() -> int:
 
 
 def tensors() -> int:
-    """Those of Python, and made since gc.freeze()."""
+    """Python's tensors that were created since gc.freeze()."""
     return sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects())
 
 
@@ -54,18 +54,18 @@ if mallinfo2 is not None:
 if PROCESS.exists():
     MEASURES |= {"resident": resident, "files": entries("fd"), "threads": entries("task")}
 
-# The cache of attributes keeps the strings by which C++ has looked them up, as `__name__` for the text of an error:
-# hundreds at first, and 4096 at most.
+# The attribute cache keeps the strings with which C++ has looked attributes up, such as `__name__` for the text of an
+# error: hundreds at first, and at most 4096.
 clear_caches: Callable[[], None] = getattr(sys, "_clear_internal_caches", sys._clear_type_cache)
 
-# By how much each may grow, however many calls there are.
+# How much each may grow, no matter how many calls there are.
 BOUNDS = {
-    # Of Python's own allocator: none is left over, but for what the first calls of a process make.
+    # Python's own allocator: nothing is left over, except from the first calls of a process.
     "blocks": 100,
     "tensors": 0,
-    # After the first ten thousand calls it does not change by a byte; until then, by less than 4 KiB.
+    # It does not change by a byte after the first ten thousand calls, and by less than 4 KiB until then.
     "heap": 8 << 10,
-    # For what neither allocator counts. It changes by 250 KiB, as pages are given back and taken again.
+    # For what neither allocator counts. It changes by 250 KiB, as pages are returned and requested again.
     "resident": 1 << 20,
     "files": 0,
     "threads": 0,
@@ -73,11 +73,11 @@ BOUNDS = {
 
 
 def growth(step: Callable[[], object], steps: int) -> dict[str, int]:
-    """By how much each measure grows from the end of the first tenth of the steps to that of the last.
+    """How much each measure grows from the end of the first tenth of the steps to the end of the last.
 
-    What the process has when this begins is never again looked for cycles: that takes a fifth of a second each time.
+    The garbage collector ignores what exists when this begins: searching it takes a fifth of a second each time.
     """
-    # Made beforehand: what is kept of the samples would be growth itself.
+    # Allocated beforehand: storing the samples would be growth itself.
     samples = {name: array("q", [0] * steps) for name in MEASURES}
     gc.collect()
     gc.freeze()
@@ -91,7 +91,7 @@ def growth(step: Callable[[], object], steps: int) -> dict[str, int]:
 
 
 def excess(grown: dict[str, int], bounds: dict[str, int] = BOUNDS) -> str:
-    """What has grown by more than its bound; empty if nothing has."""
+    """What grew by more than its bound; empty if nothing did."""
     return ", ".join(
         f"{name} grew by {by:,}, at most {bounds[name]:,}" for name, by in grown.items() if by > bounds[name]
     )

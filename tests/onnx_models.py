@@ -1,4 +1,4 @@
-"""Models as :func:`torch.onnx.export` writes them with ``ste.onnx.quantize_dequantize``, and what they compute."""
+"""Models that :func:`torch.onnx.export` writes with ``ste.onnx.quantize_dequantize``, and what they compute."""
 
 import warnings
 from pathlib import Path
@@ -15,7 +15,7 @@ import ste
 
 def written(module: torch.nn.Module, x: Tensor, **options: Any) -> onnx.ModelProto:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, about itself
+        warnings.simplefilter("ignore")  # the exporter's warnings about itself
         program = torch.onnx.export(module.eval(), (x,), dynamo=True, verbose=False, **options)
     assert program is not None
     model: onnx.ModelProto = program.model_proto
@@ -23,7 +23,7 @@ def written(module: torch.nn.Module, x: Tensor, **options: Any) -> onnx.ModelPro
 
 
 def exported(module: torch.nn.Module, x: Tensor, opset: int, **options: Any) -> onnx.ModelProto:
-    """With QuantizeLinear and DequantizeLinear."""
+    """Export with QuantizeLinear and DequantizeLinear."""
     table = ste.onnx.quantize_dequantize()
     model = written(module, x, opset_version=opset, custom_translation_table=table, **options)
     onnx.checker.check_model(model, full_check=True)
@@ -31,7 +31,7 @@ def exported(module: torch.nn.Module, x: Tensor, opset: int, **options: Any) -> 
 
 
 def session_of(model: onnx.ModelProto, optimized: Path | None = None) -> onnxruntime.InferenceSession:
-    """On one thread, and with what ONNX Runtime makes of the model in a file, before what depends on the machine."""
+    """A session on one thread, which saves the optimized model to a file, without machine-dependent optimizations."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     if optimized is not None:
@@ -41,13 +41,13 @@ def session_of(model: onnx.ModelProto, optimized: Path | None = None) -> onnxrun
 
 
 def run(session: onnxruntime.InferenceSession, x: Tensor) -> list[Tensor]:
-    # An input that no value depends on may be left out.
+    # An input on which no value depends may be left out.
     given = {value.name: x.numpy() for value in session.get_inputs()}
     return [torch.as_tensor(y) for y in session.run(None, given)]
 
 
 def computed(model: onnx.ModelProto, x: Tensor, quantized: int | None = None) -> list[Tensor]:
-    """What ONNX Runtime makes of x, with as many pairs of the two operators; None: one for each result."""
+    """ONNX Runtime's results for x, with this many pairs of the two operators; None: one pair for each result."""
     kinds = [node.op_type for node in model.graph.node]
     assert kinds.count("QuantizeLinear") == kinds.count("DequantizeLinear") == (quantized or len(model.graph.output))
     return run(session_of(model), x)

@@ -16,8 +16,8 @@ forward; forward and backward, with all its gradients; with arguments that it re
 
 | | may grow by | |
 |---|---|---|
-| heap | {BOUNDS["heap"]:,} bytes | what malloc has allocated: torch's tensors, storages and nodes, and ste-core's memory |
-| blocks | {BOUNDS["blocks"]:,} | what Python's allocator has allocated: its small objects |
+| heap | {BOUNDS["heap"]:,} bytes | allocated by malloc: torch's tensors, storages and nodes, and ste-core's memory |
+| blocks | {BOUNDS["blocks"]:,} | allocated by Python's allocator: its small objects |
 | tensors | {BOUNDS["tensors"]} | Python's tensors |
 | resident | {BOUNDS["resident"]:,} bytes | pages in memory, for what neither allocator counts |
 | files, threads | {BOUNDS["files"]} | |

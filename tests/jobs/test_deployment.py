@@ -29,7 +29,7 @@ def test_export(name: str) -> None:
 
 
 class Quantizers(nn.Module):
-    """What is quantized of a layer, without the product, whose sums differ from runtime to runtime."""
+    """The quantized tensors of a layer, without the product, whose sums differ between runtimes."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Quantizers(nn.Module):
         return layer.input_quantizer(x), layer.weight
 
 
-# Their scales are means, whose sums a runtime adds up in another order.
+# Their scales are means, which a runtime sums in another order.
 MEANS = ["binary, clipped", "ternary, threshold"]
 
 
@@ -56,7 +56,7 @@ def test_onnx(name: str) -> None:
             assert torch.equal(mine.sign(), theirs.sign())
             assert torch.allclose(mine, theirs, rtol=1e-6, atol=0)
         else:
-            assert torch.equal(mine, theirs)  # a zero may have another sign
+            assert torch.equal(mine, theirs)  # the sign of a zero may differ
     whole = written(model, x, dynamic_shapes=({0: Dim("batch", max=64)},))
     session = session_of(whole)
     for size in (3, 16):
@@ -77,7 +77,7 @@ class Convolution(nn.Module):
 
 
 class Requantized(nn.Module):
-    """With an output that is quantized too, as a runtime needs it to compute in integers."""
+    """With a quantized output too, which a runtime needs to compute in integers."""
 
     def __init__(self, model: nn.Module, quantizer: nn.Module) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ def test_quantize_dequantize(name: str) -> None:
         assert torch.allclose(mine, theirs, rtol=1e-6, atol=0) if name in MEANS else torch.equal(mine, theirs)
 
 
-# Of what ONNX Runtime has a convolution of integers for.
+# The quantizers for which ONNX Runtime has an integer convolution.
 UNSIGNED = {
     "LSQ, 4 bits per channel": "learned",
     "int8, absmax and EMA": "ema",
@@ -137,7 +137,7 @@ def test_integer_convolution(name: str, tmp_path: Path) -> None:
     (y,) = run(session, x)
     expected = whole(x)
     step = activation_step(whole)
-    assert ((y - expected).abs() > step * 0.5).float().mean() < 0.01  # of a tie, another neighbor
+    assert ((y - expected).abs() > step * 0.5).float().mean() < 0.01  # the other neighbor of a tie
     assert (y - expected).abs().max() <= step * 1.5
 
 

@@ -17,7 +17,7 @@ EVERY_PAIR = pytest.mark.parametrize("name", PAIRS)
 
 @pytest.fixture
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each process saved. They are started once, by the first test that asks."""
+    """What each process saved. The first test that asks starts them, once."""
     folder = tmp_path_factory.getbasetemp()
     folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "jobs"
     folder.mkdir(exist_ok=True)
@@ -51,7 +51,7 @@ def test_parts(job: str, name: str, results: list[dict[str, Any]]) -> None:
     optimizers = [torch.optim.SGD(model.parameters(), RATE) for model in models]
     of_processes = found(results, job, name)
     for step in range(STEPS):
-        if job == "DistributedDataParallel":  # which gives all processes the buffers of the first
+        if job == "DistributedDataParallel":  # which broadcasts the buffers of the first process
             for mine, theirs in zip(models[0].buffers(), models[1].buffers()):
                 theirs.copy_(mine)
         for model, x, result in zip(models, batch(seed=step).chunk(2), of_processes):

@@ -74,7 +74,7 @@ def test_pickle(name: str) -> None:
         assert_same_bits(other.eval()(x), quantizer.eval()(x))
     model = quantized(PAIRS[name])
     model(batch())
-    with pytest.raises(RuntimeError, match="only supported through state_dict"):  # by PyTorch, of all parametrizations
+    with pytest.raises(RuntimeError, match="only supported through state_dict"):  # by PyTorch, for all parametrizations
         pickle.dumps(model)
     for layer in (model.first, model.second):
         torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")

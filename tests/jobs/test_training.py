@@ -37,13 +37,13 @@ def gradients(model: nn.Module) -> list[Tensor]:
 
 
 def assert_same(one: nn.Module, other: nn.Module) -> None:
-    """Of what two models keep: sums of gradients are in another order where a compiler or a backend has another."""
+    """Compare what two models keep: a compiler or another backend may sum gradients in another order."""
     for (key, a), b in zip(one.state_dict().items(), other.state_dict().values()):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-7), key
 
 
 def assert_grid(model: Any, name: str) -> None:
-    """The weight that the layer computes with is one of a grid: its numbers, times a scale, are that weight again."""
+    """The weight with which the layer computes is on a grid: its integers times a scale give that weight again."""
     layer = model.first
     (quantizer,) = layer.parametrizations.weight
     original = layer.parametrizations.weight.original
@@ -51,7 +51,7 @@ def assert_grid(model: Any, name: str) -> None:
     steps = quantizer.quantize(original).double()
     assert steps.shape == weight.shape, name
     assert len(steps.unique()) <= 2**8
-    # Of one sign, and of one ratio to each other within a row.
+    # All of one sign, with the same ratio to each other in every row.
     assert torch.equal(weight == 0, steps == 0)
     assert torch.equal(weight.sign().double(), steps.sign())
 
@@ -101,7 +101,7 @@ def test_eager(name: str) -> None:
 @EVERY_PAIR
 def test_compiled(name: str) -> None:
     counted = quantized(PAIRS[name])
-    counter = CompileCounterWithBackend("eager")  # AOTAutograd may begin anew, which would count
+    counter = CompileCounterWithBackend("eager")  # AOTAutograd may restart, which would count
     compiled: Any = torch.compile(counted, backend=counter, dynamic=True, fullgraph=True)
     for seed, size in enumerate(SIZES):
         compiled(batch(size, seed)).sum().backward()
@@ -157,7 +157,7 @@ def test_accumulation(name: str) -> None:
     models = [quantized(PAIRS[name]) for _ in range(3)]
     for model in models:
         ste.nn.initialize(model, batch())
-        model.eval()  # no average moves
+        model.eval()  # no moving average changes
     halves = [batch(8, 1), batch(8, 2)]
     for model, xs in zip(models, (halves, halves[:1], halves[1:])):
         for x in xs:

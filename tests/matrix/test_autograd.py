@@ -127,7 +127,7 @@ def test_checkpoint(op: Op, use_reentrant: bool) -> None:
 
 
 def _by_backward(y: Tensor, x: Tensor, g: Tensor) -> Tensor:
-    """The reentrant checkpoint supports .backward() alone."""
+    """The reentrant checkpoint supports only .backward()."""
     y.backward(g)
     assert x.grad is not None
     return x.grad

@@ -27,7 +27,7 @@ DOUBLE = X.double()
 
 
 class Graphs:
-    """A compiler that keeps the graphs that it is given, after autograd."""
+    """A compiler that keeps the graphs that it gets from AOTAutograd."""
 
     def __init__(self) -> None:
         self.targets: list[Any] = []
@@ -54,7 +54,7 @@ def test_inductor_to_the_bit(op: Op, dtype: torch.dtype) -> None:
 def square(op: Op) -> Callable[[Tensor], Any]:
     def function(x: Tensor) -> Any:
         y = op(x)
-        return y * y  # not y**2: with dynamic=True, Dynamo makes a symbol of an exponent that it finds in a closure
+        return y * y  # not y**2: with dynamic=True, Dynamo turns an exponent from a closure into a symbol
 
     return function
 
@@ -74,7 +74,7 @@ def check_inference(function: Callable[[Tensor], Any], op: Op, x: Tensor) -> Non
 
 
 def with_cost(parameters: list[tuple[str, Op]]) -> list[Any]:
-    """Inductor calls a C++ compiler, for seconds: `make test` does so for one op."""
+    """Inductor runs a C++ compiler for seconds: `make test` does so for one op only."""
     return [
         pytest.param(
             backend,
@@ -110,7 +110,7 @@ def test_dynamic(backend: str, op: Op) -> None:
     for size in (3, 7):
         check_training(function, op, torch.arange(-4 * size, 4 * size).reshape(-1, 4) / 4 + 0.125)
         compilations.append(counter.frame_count)
-    # Where there is a float, Dynamo compiles at first with a symbol in its place, and then once more without.
+    # For a float, Dynamo first compiles with a symbol instead, and then once more without it.
     assert compilations in ([1, 1], [2, 2])
 
 
@@ -161,7 +161,7 @@ def test_graphs_hold_aten_only(op: Op) -> None:
 @EVERY_OP_ONCE
 def test_one_fused_loop(op: Op) -> None:
     x = X.repeat(16).requires_grad_()
-    # Half a mantissa each, so that nothing rounds and a fused multiply-add is the same.
+    # Half a mantissa each, so that nothing rounds and a fused multiply-add gives the same result.
     a, b, c = (torch.full_like(x, number).detach() for number in (0.5, 0.25, 3.0))
 
     def step(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,7 +175,8 @@ def test_one_fused_loop(op: Op) -> None:
     assert torch.equal(gradient, op.gradient(inner, c) * a)
     assert len(code) == 2
     for source in code:
-        # One kernel, of one loop over the elements. (What cannot be vectorized has a loop over the lanes inside.)
+        # One kernel, with one loop over the elements. (Code that cannot be vectorized has an inner loop over the
+        # lanes.)
         assert len(re.findall(r"async_compile\.cpp", source)) == 1, source
         assert len(re.findall(r"\bfor ?\(int64_t x0", source)) == 1, source
         assert not re.findall(r"\bfor ?\(int64_t x1", source), source
@@ -250,8 +251,8 @@ print(*x.grad.tolist())
 """
 
 
-# In a process that is not forked: torch 2.14's autograd refuses one, "Unable to handle autograd's threading in
-# combination with fork-based multiprocessing", where another test has started its threads before.
+# In a process that is not forked: if another test has started autograd's threads before, torch 2.14 refuses a fork,
+# "Unable to handle autograd's threading in combination with fork-based multiprocessing".
 @row("compiled autograd, of compiled code")
 def test_compiled_autograd_of_compiled_code() -> None:
     *_, printed = run(COMPILED_AUTOGRAD, backend=ste.backend().name).splitlines()

@@ -24,7 +24,7 @@ ROUNDS = 25
 
 
 def at_once(work: Callable[[int], Any]) -> list[Any]:
-    """Calls it in many threads, which start together."""
+    """Call a function in many threads that start together."""
     barrier = threading.Barrier(THREADS)
 
     def started(index: int) -> Any:
@@ -36,7 +36,7 @@ def at_once(work: Callable[[int], Any]) -> list[Any]:
 
 
 def data_of(thread: int) -> tuple[Tensor, Tensor]:
-    """Each thread has its own numbers, so that one that got another's would show. None is at a bound."""
+    """Each thread has its own numbers, so that a mix-up between threads would show. None is at a bound."""
     x = (torch.arange(-32, 32, dtype=torch.float64) + 0.5) * (2 * thread + 1) / 4
     return x, torch.arange(64, dtype=torch.float64) + thread
 
@@ -47,7 +47,7 @@ def test_backward_in_threads() -> None:
         x, g = data_of(thread)
         x.requires_grad_()
         found = []
-        for i in range(len(OPS)):  # every thread begins with another op
+        for i in range(len(OPS)):  # every thread starts with a different op
             op = OPS[(i + thread) % len(OPS)]
             y = op.function(x, *op.arguments_for(x.detach()))
             (gradient,) = torch.autograd.grad(y, x, g)
@@ -100,7 +100,7 @@ def test_one_graph_in_threads(op: Op) -> None:
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_data_loader(start: str, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = Samples()
-    # What a process before the fork has done must not be in the way of the workers: an engine with its threads.
+    # What the process did before the fork, such as starting the engine's threads, must not disturb the workers.
     samples[0]
     monkeypatch.setenv("PYTHONPATH", processes.search_path())
     loader = DataLoader(samples, batch_size=2, num_workers=2, multiprocessing_context=start)
@@ -189,7 +189,7 @@ def test_deterministic(op: Op) -> None:
 @row("`torch.use_deterministic_algorithms(True)`: gradients to bounds, scales and zero points, the same bits each time")
 @pytest.mark.parametrize("op", WITH_PARAMETERS, ids=str)
 def test_deterministic_parameters(op: Op) -> None:
-    # Sums that depend on their order: g is not dyadic, and there is much of it for each element of a bound.
+    # Sums that depend on their order: g is not dyadic, and each element of a bound sums many of its elements.
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1 << 14, 4, generator=generator) * 4
     g = torch.randn(1 << 14, 4, generator=generator)
@@ -205,5 +205,5 @@ def test_deterministic_parameters(op: Op) -> None:
             assert_same_bits(again, first)
     assert torch.equal(found[0][0], op.gradient(x, g))
     for gradient, exact in zip(found[0][1:], op.parameter_gradients(x, g)):
-        # In float64: how the sum is rounded is not the contract's.
+        # In float64: the contract does not say how the sum is rounded.
         assert torch.allclose(gradient.double(), exact, rtol=0, atol=1e-3)

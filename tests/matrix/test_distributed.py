@@ -31,7 +31,7 @@ BEFORE_CUSTOM_POINTWISE_OPS = pytest.mark.refused(
 
 @functools.cache
 def results_of(subject: str, world: int, folder: Path) -> list[dict[str, Any]]:
-    """What each process saved. They are started once, by the first that asks."""
+    """What each process saved. The first test that asks starts them, once."""
     backend = os.environ.get("STE_BACKEND")
     folder = folder / f"{world}-{subject}"
     folder.mkdir(exist_ok=True)
@@ -57,7 +57,7 @@ class Results:
         self.folder = folder
 
     def __call__(self, world: int, check: str) -> list[dict[str, Any]]:
-        """What the check gave in each process."""
+        """The result of the check in each process."""
         found = [saved[check] for saved in results_of(subjects.subject, world, self.folder)]
         for result in found:
             if isinstance(result, str):
@@ -68,7 +68,7 @@ class Results:
 @pytest.fixture
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.getbasetemp()
-    # All of xdist's workers share one run.
+    # All xdist workers share one run.
     return Results(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
 
 

@@ -23,7 +23,7 @@ ROWS = torch.stack([X, X / 2, X * 2 + 0.25])
 
 
 class Module(torch.nn.Module):
-    """op(2 x) * 3 with the op's arguments as attributes, tensors as buffers."""
+    """op(2 x) * 3 with the op's arguments as attributes, and tensors as buffers."""
 
     def __init__(self, op: Op, x: Tensor) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Module(torch.nn.Module):
         self.arguments: list[Any] = []
         for i, argument in enumerate(op.arguments_for(x)):
             if isinstance(argument, Tensor):
-                self.register_buffer(f"argument{i}", argument.clone())  # export warns of views
+                self.register_buffer(f"argument{i}", argument.clone())  # export warns about views
                 argument = f"argument{i}"
             self.arguments.append(argument)
 
@@ -41,7 +41,7 @@ class Module(torch.nn.Module):
 
 
 class OfEachBatch(torch.nn.Module):
-    """The same, with tensors that are made for each x."""
+    """The same, with tensors that are created for each x."""
 
     def __init__(self, op: Op) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Every(torch.nn.Module):
 
 def exported(module: torch.nn.Module, x: Tensor, **options: Any) -> ExportedProgram:
     with warnings.catch_warnings():
-        # torch's own: what a release deprecates of itself.
+        # torch's own warnings about what a release deprecates in itself.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         return export(module, (x,), **options)
@@ -90,7 +90,7 @@ def test_export(op: Op, strict: bool) -> None:
 @EVERY_OP
 @pytest.mark.parametrize("strict", [False, True])
 def test_dynamic_batch(op: Op, strict: bool) -> None:
-    # Bounds of the last dimension alone: those of x's full shape have no batch to be dynamic.
+    # Only bounds along the last dimension: those with x's full shape are buffers, whose batch cannot be dynamic.
     module = Module(op, X) if op.broadcasts else OfEachBatch(op)
     program = exported(module, ROWS, strict=strict, dynamic_shapes={"x": {0: Dim("batch")}})
     for x in (ROWS, ROWS[:2], torch.cat([ROWS, ROWS])):
@@ -125,7 +125,7 @@ torch.save([y.detach(), *torch.autograd.grad(y, x, g)], sys.argv[3])
 @pytest.mark.parametrize("backend", ["auto", "python"])
 def test_save_and_load(backend: str, tmp_path: Path) -> None:
     program, inputs, outputs = (tmp_path / name for name in ("program.pt2", "inputs.pt", "outputs.pt"))
-    x = X.double()  # whose mantissa holds a binary digit for each op
+    x = X.double()  # its mantissa holds a binary digit for each op
     torch.export.save(exported(Every(x), x), program)
     g = torch.stack([G.double() * 2**i for i in range(len(OPS))])
     torch.save([x, g], inputs)
@@ -135,7 +135,7 @@ def test_save_and_load(backend: str, tmp_path: Path) -> None:
     assert torch.equal(gradient, sum((6 * op.gradient(x * 2, row) for op, row in zip(OPS, g)), torch.zeros_like(x)))
 
 
-# The wrapper around the kernels takes a C++ compiler a minute with optimization, and says nothing about the ops.
+# With optimization, a C++ compiler takes a minute for the wrapper around the kernels, which tests nothing of the ops.
 OPTION = "aot_inductor.compile_wrapper_opt_level"
 UNOPTIMIZED = {OPTION: "O0"} if OPTION in torch._inductor.config.get_config_copy() else {}
 

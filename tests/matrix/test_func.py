@@ -22,7 +22,7 @@ G = torch.tensor([1.0, -2.0, 3.0, 4.0])
 
 @dataclass(frozen=True)
 class Transform:
-    """From an elementwise function to its derivative of that order, which is elementwise again: so they nest."""
+    """From an elementwise function to its derivative of that order, which is elementwise too, so these nest."""
 
     name: str
     order: int
@@ -33,7 +33,7 @@ class Transform:
 
 
 def rows_summed(jacobian: Tensor, x: Tensor) -> Tensor:
-    """The diagonal of the Jacobian of an elementwise function. What is beside it would show in the sum."""
+    """The diagonal of the Jacobian of an elementwise function. A nonzero value beside it would show in the sum."""
     return jacobian.reshape(*x.shape, -1).sum(-1)
 
 
@@ -49,7 +49,7 @@ TRANSFORMS = [
 VMAP = TRANSFORMS[-1]
 LINEARIZE = Transform("linearize", 1, lambda f: lambda t: linearize(f, t)[1](torch.ones_like(t)))
 
-# One dimension more than three vmaps in one another take: bounds that vary do so along the last.
+# One dimension more than three nested vmaps use up: bounds that vary do so along the last.
 X4 = torch.tensor([-3.25, -0.75, 0.5, 1.75, 0.25, -1.5], dtype=torch.float64).reshape(2, 1, 1, 3)
 
 
@@ -86,7 +86,7 @@ def check(nesting: tuple[Transform, ...], mode: Callable[[Function], Function]) 
     function: Function = every_op(order + 1)
     for transform in reversed(nesting):
         function = transform.apply(function)
-    # Dynamo prints the whole of what it could not trace.
+    # Dynamo prints everything that it could not trace.
     logging.disable(logging.CRITICAL)
     try:
         actual = mode(function)(X4)
@@ -110,7 +110,7 @@ EVERY_TRANSFORM = pytest.mark.parametrize("transform", [*TRANSFORMS, LINEARIZE],
 @EVERY_OP
 @EVERY_TRANSFORM
 def test_one(op: Op, transform: Transform) -> None:
-    """First and second derivative, of each op by itself."""
+    """First and second derivatives of each op by itself."""
     x = X4.float()
     power = transform.order + 1
     derivative = transform.apply(lambda t: op(t) ** power)(x)

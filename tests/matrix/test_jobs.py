@@ -35,7 +35,7 @@ def function(name: str) -> Callable[..., Any]:
 
 
 def grad_scale(x: Tensor, scale: Tensor) -> Any:
-    """LSQ's factor: by the op's own function, or as people write it."""
+    """LSQ's factor: through ste's function, or as people write it."""
     if subjects.subject == "ste":
         return ste.lsq_grad_scale(x, scale, HIGH)
     return (x.numel() / scale.numel() * HIGH) ** -0.5
@@ -57,7 +57,7 @@ class Learned(torch.nn.Module):
 
 
 class Dynamic(torch.nn.Module):
-    """A scale that is computed from each batch."""
+    """A scale computed from each batch."""
 
     def forward(self, x: Tensor) -> Any:
         scale = (x.detach().abs().amax(-1, keepdim=True) / HIGH).clamp(min=2.0**-10)
@@ -68,12 +68,12 @@ MODULES = pytest.mark.parametrize("module", [Learned, Dynamic])
 
 
 def batch(size: int) -> Tensor:
-    """Multiples of 1/8, none of them at an end of the grid or between two of its integers."""
+    """Multiples of 1/8, none of them at a limit of the grid or halfway between two of its integers."""
     return (torch.arange(size * 4).reshape(size, 4) % 53 - 26) / 8 + 1 / 16
 
 
 def check(quantizer: Callable[[Tensor], Any], module: torch.nn.Module, x: Tensor) -> None:
-    """The values, and the gradients to x and to the scale, by the contract."""
+    """The values and the gradients to x and to the scale, according to the contract."""
     leaf = x.clone().requires_grad_()
     y = quantizer(leaf)
     g = torch.linspace(-1, 2, x.numel()).view_as(x)
@@ -92,7 +92,7 @@ def check(quantizer: Callable[[Tensor], Any], module: torch.nn.Module, x: Tensor
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """The exporters' own, about themselves."""
+    """The exporters' warnings about themselves."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

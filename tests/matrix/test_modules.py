@@ -21,7 +21,7 @@ SAMPLE = torch.tensor([[1.0, 2.0, -1.0, 0.5]])
 G = torch.tensor([1.0, -2.0, 3.0, 4.0])
 
 
-# Autocast has no rule for our ops, as it has none for torch.round: they compute in the dtype that comes in.
+# Autocast has no rule for our ops, nor for torch.round: they compute in the dtype of their input.
 @row("`torch.autocast`: x's dtype is kept, whatever autocast's is")
 @EVERY_OP
 @AUTOCAST_DTYPES
@@ -63,7 +63,7 @@ def test_autocast_with_float32_bounds(op: Op, dtype: torch.dtype) -> None:
 @AUTOCAST_DTYPES
 def test_autocast_step(op: Op, dtype: torch.dtype) -> None:
     layer = parametrized(op)
-    # The first leaves the bounds of the clamps. Of the second, a part is within them, in the weight and in the output.
+    # The first is outside the bounds of the clamps. The second is partly within them, in the weight and in the output.
     samples = torch.cat([SAMPLE, torch.tensor([[0.0, 1.0, 1.0, 0.5]])])
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.25)
     with torch.autocast("cpu", dtype=dtype):
@@ -106,7 +106,7 @@ def test_strides(op: Op, layout: str) -> None:
 
 
 class Quantizer(torch.nn.Module):
-    """Holds the function itself, as modules of quantizers do."""
+    """Holds the function itself, as quantizer modules do."""
 
     def __init__(self, function: Callable[..., Tensor], arguments: tuple[Any, ...]) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ ROWS = torch.stack([X, X / 2, X * 2 + 0.25])
 
 
 class Module(torch.nn.Module):
-    """The op, with its arguments as constants: numbers, and tensors as buffers."""
+    """The op with constant arguments: numbers, and tensors as buffers."""
 
     def __init__(self, op: Op, x: Tensor) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Module(torch.nn.Module):
 
 
 class OfEachBatch(torch.nn.Module):
-    """The op, with tensors that are made for each x."""
+    """The op, with tensors that are created for each x."""
 
     def __init__(self, op: Op) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def test_dynamo_exporter(op: Op, dtype: torch.dtype) -> None:
     NO_BFLOAT16,
     error="NOT_IMPLEMENTED",
     backend="python",
-    # Nor is the binary sign, a comparison and a cast there.
+    # Nor is the binary sign, which is a comparison and a cast there.
     where=lambda p: p["op"].name not in NEED_NO_BFLOAT16 and str(p["op"]) != "binary_sign_ste",
 )
 @pytest.mark.refused(
@@ -101,7 +101,7 @@ def test_bfloat16(op: Op) -> None:
     model = written(Module(op, x), x)
     check_standard(model)
     session = session_of(model)
-    # By address, since NumPy has no bfloat16.
+    # By address, because NumPy has no bfloat16.
     y = torch.empty_like(x)
     binding = session.io_binding()
     place: Any = ("cpu", 0, onnx.TensorProto.BFLOAT16, list(x.shape))

@@ -55,7 +55,7 @@ def test_jagged(op: Op) -> None:
 
 
 class Tagged(Tensor):
-    """A subclass that only wants to come back from what it is given to."""
+    """A subclass that checks only that ops return it again."""
 
 
 @row("a subclass of `Tensor`")

@@ -17,10 +17,10 @@ from torch import Tensor
 row = pytest.mark.row
 EVERY_OP = pytest.mark.parametrize("op", OPS, ids=str)
 G = torch.tensor([1.0, -2.0, 3.0, 4.0])
-RUNS = 4  # the profiling executor changes the graph after the first of them
+RUNS = 4  # the profiling executor changes the graph after the first run
 
 
-# TorchScript compiles source code, so what stands in the ops' place is needed as such.
+# TorchScript compiles source code, so the alternatives to the ops must be source code too.
 def expression(op: Op) -> str:
     if subjects.subject == "control":
         return "x.clone()"
@@ -37,13 +37,13 @@ def definition(op: Op) -> str:
 
 
 def call(op: Op) -> str:
-    """Its bounds are written out, as numbers or as tensors of numbers."""
+    """The call of an op with its bounds written out, as numbers or as tensors of numbers."""
     arguments = "".join(f", torch.tensor({a(X).tolist()})" if callable(a) else f", {a!r}" for a in op.arguments)
     return f"{op.name}(x{arguments})"
 
 
 def written_to(folder: Path) -> Any:
-    """A Python module with the functions themselves, a `call<i>` for each op, and one, `every`, for all of them."""
+    """A Python module with the functions themselves, a `call<i>` for each op, and `every` for all of them."""
     parts = ["import plain\nimport subjects\nimport torch\n", *map(definition, DISTINCT_OPS)]
     calls = {f"call{i}": call(op) for i, op in enumerate(OPS)}
     calls["every"] = f"torch.stack([{', '.join(calls.values())}])"
@@ -71,7 +71,7 @@ def scripted_module(function: Callable[[Tensor], Tensor]) -> Any:
 
 
 def traced(function: Callable[[Tensor], Tensor]) -> Any:
-    return torch.jit.trace(function, X - 1)  # another x than that of the checks
+    return torch.jit.trace(function, X - 1)  # an x other than that of the checks
 
 
 def with_arguments(op: Op) -> Callable[[Tensor], Tensor]:
@@ -140,9 +140,9 @@ def test_optimize_for_inference(op: Op, tmp_path: Path) -> None:
 
 
 FILES = ("module.pt", "inputs.pt", "outputs.pt")
-# In float64, whose mantissa holds all of the digits.
+# In float64, whose mantissa holds all the digits.
 WIDE = X.double()
-DIGITS = torch.stack([G.double() * 2**i for i in range(len(OPS))])  # the gradient that comes in, one for each op
+DIGITS = torch.stack([G.double() * 2**i for i in range(len(OPS))])  # the incoming gradients, one for each op
 
 
 def save(module: Any, folder: Path) -> None:
@@ -191,7 +191,7 @@ def test_save_and_load(form: str, backend: str, tmp_path: Path) -> None:
 
 
 def linked_with_ste_core() -> Sequence[str]:
-    """For our native backend: what links the program with ste-core's library."""
+    """For our native backend: the flags that link the program with ste-core's library."""
     if subjects.column() != "native":
         return ()
     import ste_core

@@ -17,7 +17,7 @@ ROWS = torch.stack([X, X / 2, X * 2 + 0.25])
 
 
 def cube(dim: int) -> Tensor:
-    """ROWS with another dimension, the mapped one at `dim`."""
+    """ROWS with one more dimension, the mapped one at `dim`."""
     return torch.stack([ROWS, -ROWS]).movedim(0, dim)
 
 
@@ -87,7 +87,7 @@ IN_DIMS = [
 
 
 def bounds_arguments(in_dims: tuple[int | None, ...]) -> tuple[list[Tensor], list[list[Tensor]]]:
-    """x, min_val and max_val, batched as told, and those of each of the two calls."""
+    """x, min_val and max_val, batched as given, and those of each of the two calls."""
     generator = torch.Generator().manual_seed(0)
     batched: list[Tensor] = []
     for shape, dim in zip([(4, 3), (4, 3), (3,)], in_dims):

@@ -1,4 +1,4 @@
-"""ste.brevitas: Brevitas' quantizers, with the functions of ste in the place of Brevitas' own."""
+"""ste.brevitas: Brevitas' quantizers, with ste's functions instead of Brevitas' own."""
 
 import sys
 from collections.abc import Iterator
@@ -64,7 +64,7 @@ def test_quantizers_compute_the_same(weight: str, of_input: str) -> None:
 
 
 def bound() -> dict[tuple[str, str], Any]:
-    """What every module of Brevitas has by the names of what is replaced."""
+    """The objects in all Brevitas modules under the replaced names."""
     names = {name for functions in REPLACEMENTS.values() for name in functions}
     modules = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "brevitas"}
     return {(module, name): vars(of)[name] for module, of in modules.items() for name in names if name in vars(of)}

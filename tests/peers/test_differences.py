@@ -1,4 +1,4 @@
-"""The record of where libraries differ, beside what they give now."""
+"""The record of where libraries differ, compared with what they give now."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The grids and the blocks beside those of gfloat and torchao."""
+"""The grids and blocks, compared with those of gfloat and torchao."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor
 
 import ste
 
-# The formats that it has of those that have a name here.
+# Those of our named formats that it has.
 OF_GFLOAT: dict[str, Any] = {
     "e4m3fn": formats.format_info_ocp_e4m3,
     "e5m2": formats.format_info_ocp_e5m2,
@@ -30,7 +30,7 @@ OF_TORCHAO = {"e4m3fn": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2, "e2m1fn"
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_gfloat(format: str, dtype: torch.dtype) -> None:
     x = all_patterns(dtype)
-    x = x[~x.isnan()]  # which formats of 6 and of 4 bits do not have
+    x = x[~x.isnan()]  # which 6-bit and 4-bit formats do not have
     expected = gfloat.round_ndarray(OF_GFLOAT[format], x.double().numpy(), sat=True)
     assert_same_bits(ste.fake_quantize_float(x, None, format), torch.from_numpy(np.asarray(expected)).to(dtype), x)
 
@@ -51,7 +51,7 @@ def test_torchao(format: str, mode: ScaleCalculationMode, dtype: torch.dtype) ->
 
 
 def test_rceil_of_torchao_is_by_a_logarithm() -> None:
-    """As the guide to migration says: just above a power of two times the largest number, theirs is half of it."""
+    """As the migration guide says: just above a power of two times the largest number, their scale is half of ours."""
     b = torch.nextafter(torch.tensor(448.0 * 256), torch.tensor(torch.inf)).repeat(1, 32)
     theirs = MXTensor.to_mx(b, torch.float8_e4m3fn, 32, ScaleCalculationMode.RCEIL).scale.float()
     assert theirs.item() == 256
@@ -59,7 +59,7 @@ def test_rceil_of_torchao_is_by_a_logarithm() -> None:
 
 
 def test_nvfp4_of_torchao() -> None:
-    """They multiply by the reciprocal of the scale, and have none below the smallest normal number of e4m3fn."""
+    """They multiply by the reciprocal of the scale, and have no scale below the smallest normal number of e4m3fn."""
     x = of_many_sizes(torch.float32)
     t = x.abs().max() / (448 * 6)
     theirs = NVFP4Tensor.to_nvfp4(x, per_tensor_scale=t).dequantize()

@@ -1,6 +1,6 @@
-"""What the guides say of snntorch and spikingjelly: which of their surrogates is which of ours, and what differs.
+"""What the guides say about snntorch and spikingjelly: which of their surrogates match ours, and what differs.
 
-`make peers` installs both, and runs this on both backends. `make test` leaves it out.
+`make peers` installs both and runs this on both backends. `make test` skips it.
 """
 
 import copy
@@ -30,9 +30,9 @@ GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 
 Spike = Callable[[Tensor], Tensor]
 
-# Of the largest value, for the error of a difference is that of its terms.
+# Relative to the largest value, because a difference has the error of its terms.
 TOLERANCE = 1e-13
-# snntorch's spikes are float32, so the gradient that comes in is, and its product with the slope.
+# snntorch's spikes are float32, and so are the incoming gradient and its product with the slope.
 TOLERANCE_OF_SNNTORCH = 1e-6
 
 
@@ -41,10 +41,10 @@ class Pair:
     """One of their surrogates, and ours.
 
     Attributes:
-        theirs: The spike of their parameter.
-        default: Of theirs.
-        ours: The spike of the same.
-        times: What our gradient is multiplied by.
+        theirs: Their spike, as a function of their parameter.
+        default: The default of their parameter.
+        ours: Our spike, as a function of the same parameter.
+        times: The factor by which our gradient is multiplied.
     """
 
     name: str
@@ -109,15 +109,15 @@ def test_spikes_and_gradient_are_theirs(pair: Pair, a: float | None) -> None:
     a = pair.default if a is None else a
     x = torch.cat([POINTS, ZEROS])
     if pair.name == "snntorch.sigmoid":
-        x = x[-a * x < 700]  # its gradient is NaN beyond, of which there is a test
+        x = x[-a * x < 700]  # beyond these its gradient is NaN, which has its own test
     if pair.name == "Rect":
-        x = x[(x.abs() * 2 * a - 1).abs() > 1e-9]  # the ends, of which there is a test
+        x = x[(x.abs() * 2 * a - 1).abs() > 1e-9]  # the ends, which have their own test
     g = torch.linspace(-2, 3, x.numel())
     their_spikes, their_gradient = run(theirs, x, g)
     spikes, gradient = run(pair.ours(a), x, g)
     assert_near(gradient * pair.times(a), their_gradient, pair.tolerance)
     assert gradient.abs().max() > 0
-    where = x != 0 if pair.is_of_snntorch else slice(None)  # where x is 0: below
+    where = x != 0 if pair.is_of_snntorch else slice(None)  # x = 0: see below
     assert_same_bits(spikes[where], their_spikes[where].to(x.dtype))
 
 
@@ -163,7 +163,7 @@ def test_atan_of_snntorch_is_the_derivative_and_not_what_is_documented() -> None
     _, derivative = run(lambda x: torch.atan(torch.pi * x * alpha / 2) / torch.pi, POINTS)
     assert_near(theirs, derivative)
     formula = 1 / torch.pi / (1 + (torch.pi * POINTS * alpha / 2) ** 2)
-    assert_near(theirs, formula * (torch.pi * alpha / 2))  # of the same shape, and not of the same size
+    assert_near(theirs, formula * (torch.pi * alpha / 2))  # of the same shape but another size
 
 
 def test_sigmoid_of_snntorch_overflows() -> None:
@@ -226,7 +226,7 @@ def test_the_guide_has_every_pair() -> None:
 
 
 def examples() -> list[Any]:
-    """Those of the guides that take one of the libraries, which are not installed where the site is built."""
+    """The programs in the guides that need one of the libraries, which are not installed when the site is built."""
     return [
         pytest.param(code, id=f"{file.stem}-{library}")
         for file in sorted(GUIDES.glob("*.md"))
@@ -255,7 +255,7 @@ Layer = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def leaky(spike: Spike | None, **options: Any) -> Layer:
-    """Spikes and potentials in all steps."""
+    """Spikes and potentials at all steps."""
     neuron = snntorch.Leaky(beta=0.5, spike_grad=spike, **options)
 
     def layer(currents: Tensor) -> tuple[Tensor, Tensor]:
@@ -371,7 +371,7 @@ def test_neuron_of_snntorch_with_its_own_is_not_pickled() -> None:
         pickle.dumps(snntorch.Leaky(beta=0.9))
 
 
-# Of the potential, which a neuron keeps: torch's compiler asks for it.
+# torch's compiler reads the .grad of the potential that a neuron keeps.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.parametrize("build", NEURONS)
 def test_neuron_with_ours_is_compiled(build: Callable[..., Any]) -> None:

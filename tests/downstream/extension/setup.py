@@ -1,4 +1,4 @@
-"""A package with an op of its own in C++, built on those of ste-core."""
+"""A package with its own C++ op, built on those of ste-core."""
 
 import torch
 from setuptools import setup

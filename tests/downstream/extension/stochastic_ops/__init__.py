@@ -2,7 +2,7 @@
 
 import torch
 
-import ste  # loads the library that the op is built on
+import ste  # loads the library on which the op is built
 
 if ste.backend().name != "native":
     raise ImportError(f"stochastic_ops needs the native backend of ste: {ste.backend().reason}")

@@ -1,4 +1,4 @@
-"""A package in Python on ste-py alone: layers with ternary weights."""
+"""A Python package that depends only on ste-py: layers with ternary weights."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ def clipped(x: Tensor, bits: int) -> Tensor:
 
 
 class TernaryLinear(torch.nn.Linear):
-    """A linear layer with weights of -1, 0 and 1, times a number for each output."""
+    """A linear layer with weights -1, 0 and 1, times a number for each output."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (as Linear has it)
         size = self.weight.detach().abs().mean(1, keepdim=True)
