@@ -1,7 +1,7 @@
-"""What people write in an op's place: the detach idiom, and a Function of Python with the function that calls it.
+"""What people write instead of an op: the detach idiom, and a Python Function with the function that calls it.
 
-All of it is generated from the expressions in the table of ops. It is a module of its own, whose file is the text that
-is generated: TorchScript asks for the source of what it compiles, and a spawned process imports what it unpickles.
+All of it is generated from the expressions in the table of ops, and written to the file of a separate module:
+TorchScript needs the source of what it compiles, and a spawned process imports what it unpickles.
 """
 
 import inspect
@@ -11,8 +11,8 @@ from typing import Any
 
 import op_table
 
-# The Function is as PyTorch's guide to extending torch.func has it: setup_context, and a generated vmap rule. It has a
-# function of its own, as people wrap `apply`: Dynamo of 2.13 does not trace an `apply` that it finds as a value.
+# The Function follows PyTorch's guide to extending torch.func: setup_context and a generated vmap rule. A function
+# wraps its `apply`, as people do: Dynamo of torch 2.13 does not trace an `apply` that it finds as a value.
 TEMPLATE = """
 def idiom_{name}{signature}:
     return x + ({expression} - x).detach()
@@ -40,7 +40,7 @@ def function_{name}{signature}:
 
 
 def signature(op: op_table.Op) -> inspect.Signature:
-    """With x first."""
+    """The same with x first."""
     return inspect.signature(op.call or op.public)
 
 

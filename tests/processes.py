@@ -1,4 +1,4 @@
-"""Processes of their own: Python, for what is decided at import, and programs in C++."""
+"""Separate processes: Python, for what is decided at import, and C++ programs."""
 
 import atexit
 import functools
@@ -15,7 +15,7 @@ TESTS = Path(__file__).parent
 
 
 def core_source() -> Path:
-    """The Python half of ste-core: as installed, or else of the repository."""
+    """The Python part of ste-core: the installed one, or else the repository's."""
     spec = importlib.util.find_spec("ste_core")
     if spec is not None and spec.origin is not None:
         return Path(spec.origin).parent
@@ -26,7 +26,7 @@ CORE_SOURCE = core_source()
 
 
 def search_path(*first: Path | None) -> str:
-    """For PYTHONPATH: last what this process has there, whose packages are those that its processes test too."""
+    """The value for PYTHONPATH. It ends with this process's own, so that child processes test the same packages."""
     return os.pathsep.join(map(str, filter(None, (*first, TESTS, os.environ.get("PYTHONPATH")))))
 
 
@@ -52,13 +52,13 @@ def run(
 
 
 class Ended(NamedTuple):
-    """How a process ended, and what it printed, on stdout and stderr."""
+    """How a process ended, and what it printed on stdout and stderr."""
 
     succeeded: bool
     output: str
 
 
-# Reads a line for each process, and writes one when it has ended.
+# Reads a line for each process to run, and writes one when that process has ended.
 FORKS = """
 import json, os, sys, tempfile, traceback
 import torch
@@ -97,12 +97,12 @@ def process_that_forks() -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", FORKS], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    atexit.register(process.communicate)  # the end of what it reads
+    atexit.register(process.communicate)  # the end of its input
     return process
 
 
 def fork(code: str, backend: str | None = None, first_on_path: Path | None = None) -> Ended:
-    """Run `code` as :func:`run` does, in a copy of a process that has imported torch, which takes two seconds."""
+    """Run `code` like :func:`run`, in a fork of a process that has imported torch, which takes two seconds."""
     process = process_that_forks()
     assert process.stdin is not None
     assert process.stdout is not None
@@ -120,7 +120,7 @@ def output_of(*command: str | Path) -> str:
 
 
 def cmake() -> str:
-    """That of the environment, or the system's."""
+    """The program of the environment, or the system's."""
     return shutil.which("cmake", path=str(Path(sys.executable).parent)) or "cmake"
 
 

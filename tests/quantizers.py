@@ -1,4 +1,4 @@
-"""The quantizers that the tests of ste.nn try: one of each kind, as the weight's and as the input's of a layer."""
+"""The quantizers for the tests of ste.nn: one of each kind, for the weight and for the input of a layer."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ import ste
 
 
 class Pair(NamedTuple):
-    """What quantizes weights, and what quantizes inputs."""
+    """The quantizer of weights, and that of inputs."""
 
     weight: Callable[[], nn.Module]
     activation: Callable[[], nn.Module]
@@ -57,7 +57,7 @@ FEATURES = 12
 
 
 class Model(nn.Module):
-    """Two linear layers, with a norm between them that knows no batch, and signs that say something."""
+    """Two linear layers, with a batch-independent norm between them, and with informative signs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Model(nn.Module):
 
 
 def quantized(pair: Pair, seed: int = 0) -> Any:
-    """Without a type, which does not know of parametrizations."""
+    """Without a type, because types do not know about parametrizations."""
     torch.manual_seed(seed)
     model = Model()
     ste.nn.quantize(model, pair.weight(), pair.activation(), verbose=False)
@@ -87,7 +87,7 @@ def batch(size: int = 16, seed: int = 1) -> torch.Tensor:
 
 
 def trained(name: str) -> Any:
-    """After three steps, in evaluation."""
+    """A model after three steps, in evaluation mode."""
     model = quantized(PAIRS[name])
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
     for seed in range(3):

@@ -1,6 +1,6 @@
-"""Calls of the native ops with tensors at random, each beside the Python backend, to the bit.
+"""Calls of the native ops with random tensors, each compared with the Python backend, to the bit.
 
-An input follows from its number. `tools/fuzz.py` runs as many as one likes.
+The number of an input determines it. `tools/fuzz.py` runs any number of them.
 """
 
 import random
@@ -18,9 +18,9 @@ from torch import Tensor
 import ste
 from ste._surrogates import TABLE
 
-# What an input may end with, on both backends alike.
+# The errors that an input may raise, the same on both backends.
 ERRORS = (RuntimeError, TypeError, ValueError, IndexError)
-# Around the vectors of each instruction set, the blocks of the loops, and what a thread takes.
+# Around the vector lengths of the instruction sets, the block size of the loops, and the share of a thread.
 WIDTHS = [0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 257, 511, 513, 1025]
 LARGE = [32767, 32768, 32769, 65537, 100_003]
 SPECIAL = [0.0, -0.0, float("nan"), float("inf"), -float("inf"), 1e-40, -1e-40, 3e38, 65504.0, 1e300]
@@ -29,7 +29,7 @@ TRANSCENDENTAL = [kind.name for kind in TABLE if kind.is_transcendental]
 
 
 def numbers(choose: random.Random, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Multiples of 1/4, and now and then what has a rule of its own."""
+    """Multiples of 1/4, and sometimes values with special rules."""
     seed = choose.randrange(2**31)
     x = quarters(tuple(shape), torch.float64, seed)
     if dtype.is_floating_point and choose.random() < 0.3:
@@ -100,7 +100,7 @@ LAYOUTS: list[Callable[[random.Random, Tensor], Tensor]] = [
 
 
 def laid_out(choose: random.Random, t: Tensor) -> Tensor:
-    """The same numbers, or those of a part of it, elsewhere in memory."""
+    """The same numbers, or a part of them, with another layout in memory."""
     return choose.choice(LAYOUTS)(choose, t)
 
 
@@ -109,7 +109,7 @@ def tensor(choose: random.Random, shape: Sequence[int], dtype: torch.dtype) -> T
 
 
 def smaller(choose: random.Random, shape: Sequence[int]) -> list[int]:
-    """A shape that broadcasts to this one, and seldom one that does not."""
+    """A shape that broadcasts to this one, or rarely one that does not."""
     if choose.random() < 0.03:
         return [*shape, choose.choice(WIDTHS[:6])]
     whole = choose.random() < 0.2
@@ -126,7 +126,7 @@ def on_device(t: Tensor, device: str) -> Tensor:
 
 
 class Input:
-    """All that follows from a number: an op, and its arguments."""
+    """Everything that a number determines: an op and its arguments."""
 
     def __init__(self, number: int) -> None:
         self.choose = random.Random(number)
@@ -138,7 +138,7 @@ class Input:
         self.is_exact = True
         self.arguments = ARGUMENTS[self.name](self)
         self.g = tensor(self.choose, self.shape, self.dtype)
-        # Whether the sums of the parameters' gradients are exact: then they are the same in whatever order.
+        # Whether the sums of the parameters' gradients are exact: then they are the same in any order.
         self.is_exact &= all(bool((t.nan_to_num(0, 0, 0).abs() <= 4).all()) for t in (self.x, self.g))
 
     def on(self, device: str) -> "Input":
@@ -235,7 +235,7 @@ def result_of(call: Callable[..., Any], case: Input, mode: str) -> Result:
     for place, argument in enumerate(case.arguments):
         learns = argument is case.x or (case.name in LEARNED and place < 3)
         if learns and isinstance(argument, Tensor) and argument.is_floating_point():
-            # Detached and not cloned, for its place in memory is what is tried.
+            # Detached and not cloned, because the test is about its place in memory.
             argument = argument.detach().requires_grad_()
             leaves.append(argument)
         arguments.append(argument)
@@ -260,7 +260,7 @@ def compare(case: Input, ours: Result, theirs: Result) -> None:
         if "clamp" in case.name or place > 1:  # the sign of a zero at a bound, and that of a sum, are unspecified
             actual, expected = (torch.where(t == 0, 0.0, t).to(t.dtype) for t in (actual, expected))
         if place == 1 and any(argument in TRANSCENDENTAL for argument in case.arguments if isinstance(argument, str)):
-            rtol = 4 * torch.finfo(actual.dtype).eps  # of torch's exponentials there are several
+            rtol = 4 * torch.finfo(actual.dtype).eps  # torch has several exponentials
             torch.testing.assert_close(actual, expected, rtol=rtol, atol=1e-40, equal_nan=True)
         else:
             assert_same_bits(actual, expected)
@@ -279,7 +279,7 @@ def beside_the_class(case: Input) -> str:
 
 
 def batched(case: Input) -> str:
-    """torch.func.vmap over each of x's dimensions, of the op and of its gradient."""
+    """torch.func.vmap of the op and of its gradient, over each of x's dimensions."""
     dim = case.choose.randrange(max(len(case.shape), 1))
     in_dims = tuple(
         dim if isinstance(a, Tensor) and list(a.shape) == case.shape and a.dim() > dim else None for a in case.arguments
@@ -297,7 +297,7 @@ def batched(case: Input) -> str:
 
 
 def other_saved_tensors(case: Input) -> str:
-    """Hooks that give back what was not saved: an error or a gradient, and no crash."""
+    """Hooks that return something other than what was saved: an error or a gradient, but no crash."""
     changes: list[Callable[[Tensor], Tensor]] = [
         lambda t: t.to(case.choose.choice([*FLOATING, *INTEGER])),
         lambda t: t.flatten(),
@@ -313,7 +313,7 @@ def other_saved_tensors(case: Input) -> str:
 
 
 def other_layouts(case: Input) -> str:
-    """What is no dense tensor of the CPU: an error or a result, and no crash."""
+    """Tensors that are not dense, or not on the CPU: an error or a result, but no crash."""
     makers: list[Callable[[Tensor], Tensor]] = [
         lambda t: t.to("meta"),
         lambda t: t.to_sparse(),
@@ -341,6 +341,6 @@ WAYS = [*[beside_the_class] * 7, batched, other_saved_tensors, other_layouts]
 
 
 def check(case: Input) -> str:
-    """The way in which it was called; an AssertionError where that went wrong."""
+    """The way in which the op was called; an AssertionError if something went wrong."""
     torch.set_num_threads(case.threads)
     return case.choose.choice(WAYS)(case)

@@ -1,4 +1,4 @@
-"""Wheels of ste-core with a build for one torch, as small as they can be."""
+"""Minimal wheels of ste-core with a build for one torch."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ def wheel(
     header: str = "// the ops\n",
     library: bytes = b"the ops",
 ) -> Path:
-    """One with the build for a version of torch, under the name that its metadata give it."""
+    """A wheel with the build for a version of torch, under the name that its metadata imply."""
     info = f"ste_core-{version}.dist-info"
     build = "ste_core/torch-" + ".".join(torch.split(".")[:2])
     libraries = {LIBRARY: library, MODULE: b"the calls"}

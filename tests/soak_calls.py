@@ -1,4 +1,4 @@
-"""The ways of calling an op that are soaked: each makes a call of an op and of x, which can be repeated for ever."""
+"""The ways of calling an op for the soak: each returns a call of an op on x that can be repeated forever."""
 
 from collections.abc import Callable, Sequence
 from itertools import repeat
@@ -12,8 +12,8 @@ from torch import Tensor
 Results = Sequence[Tensor | str]
 Call = Callable[[], Results]
 
-X = torch.tensor([-1.75, -0.25, 0.75, 2.25])  # small: it is the calls that are soaked, and not the loops
-STEPS = 20  # after each of which memory is measured
+X = torch.tensor([-1.75, -0.25, 0.75, 2.25])  # small, because the soak is about calls and not about loops
+STEPS = 20  # memory is measured after each
 
 
 def forward(op: Op, x: Tensor) -> Call:
@@ -22,7 +22,7 @@ def forward(op: Op, x: Tensor) -> Call:
 
 
 def forward_and_backward(op: Op, x: Tensor) -> Call:
-    """To x, and to those of the arguments that get a gradient."""
+    """Backward to x and to the arguments that get a gradient."""
     leaf, arguments = x.clone().requires_grad_(), op.arguments_for(x)
     leaves = [leaf]
     if op.slopes is not None:
@@ -37,7 +37,7 @@ def forward_and_backward(op: Op, x: Tensor) -> Call:
 
 
 def errors(op: Op, x: Tensor) -> Call:
-    """Two: the first is found where Python's arguments are read, the second by the op itself."""
+    """Two errors: one found when Python's arguments are read, and one found by the op itself."""
     wrong = (x.tolist(), x.to(torch.complex64).requires_grad_())
     arguments = op.arguments_for(x)
 
@@ -74,7 +74,7 @@ PATHS: dict[str, Callable[[Op, Tensor], Call]] = {
 
 
 def are_same(results: Results, others: Results) -> bool:
-    """To the bit; tensors are float32."""
+    """Compare to the bit; tensors are float32."""
     return len(results) == len(others) and all(
         torch.equal(a.view(torch.int32), b.view(torch.int32))
         if isinstance(a, Tensor) and isinstance(b, Tensor)
@@ -84,7 +84,7 @@ def are_same(results: Results, others: Results) -> bool:
 
 
 def soak(call: Call, calls: int, made: Callable[[int], object] = lambda calls: None) -> dict[str, int]:
-    """What has grown after many calls, of which the last has to return what the first has."""
+    """What grew after many calls; the last must return the same as the first."""
     first = call()
 
     def step() -> None:

@@ -1,4 +1,4 @@
-"""Eight threads that call every op while one of them forks: the bits are those of one thread that was alone."""
+"""Eight threads that call every op while one of them forks: they get the same bits as a single thread."""
 
 import threading
 import time
@@ -12,15 +12,15 @@ from op_table import OPS
 from soak_calls import Call, Results, are_same, forward, forward_and_backward
 
 THREADS = 8
-INTRA_OP = 3  # threads of torch's own, for each of them
-# One that a loop goes through by itself, and one that it shares out among torch's threads, which begin within rows.
+INTRA_OP = 3  # torch's own threads, for each of them
+# One that a loop processes alone, and one that it splits among torch's threads, which start within rows.
 SHAPES = [(4,), (33, 4099)]
-# The allocator keeps the memory of large tensors for each thread: 80 MiB after some tens of rounds.
+# The allocator keeps the memory of large tensors for each thread: 80 MiB after a few dozen rounds.
 BOUNDS_OF_THREADS = BOUNDS | {"resident": 128 << 20}
 
 
 def calls() -> dict[str, Call]:
-    """Of new tensors, with the same numbers each time. All who call one of them share its tensors."""
+    """Calls on new tensors, with the same numbers each time. All threads that make a call share its tensors."""
     made = {}
     for shape in SHAPES:
         x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 3
@@ -36,7 +36,7 @@ class Soak:
     Attributes:
         compared: Results so far.
         forks: Children so far.
-        differences: What was not as it is when one thread calls it alone, or how a child failed.
+        differences: Results that differ from those of a single thread, or how a child failed.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Soak:
         self.differences: list[str] = []
 
     def round(self) -> None:
-        """The place of the fork moves on from round to round."""
+        """Run all calls in all threads; the place of the fork moves from round to round."""
         threads, before = MEASURES["threads"], MEASURES["threads"]()
         names = list(self.calls)
         begin, ended = threading.Barrier(THREADS), threading.Event()
@@ -86,11 +86,11 @@ class Soak:
         return len(names)
 
     def fork(self) -> None:
-        """The child calls all twice: on one thread, and in a new thread of its own.
+        """The child makes all calls twice: on one thread, and in a new thread of its own.
 
-        It has the thread that forked alone. The team of OpenMP's threads that this one had is gone, and a loop that is
-        shared out would wait for it for ever; a new thread gets a new team. What other threads have locked at the
-        moment stays locked in the child, each tensor's metadata among them, so it makes tensors of its own.
+        It has only the thread that forked. That thread's team of OpenMP threads is gone, and a loop that is split among
+        them would wait forever; a new thread gets a new team. What other threads held locked at the time of the fork
+        stays locked in the child, including the metadata of tensors, so it creates its own tensors.
         """
         self.forks += 1
         outcome = attempt_in_a_child(self.work_in_the_child)

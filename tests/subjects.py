@@ -1,4 +1,4 @@
-"""What stands in the place of the ops: ours, or what people use today. The same rows run with each.
+"""The subjects of the matrix: our ops, or what people use today. The same rows run with each.
 
 STE_MATRIX_SUBJECT says which: `ste` (the default), `idiom` or `function`.
 """
@@ -22,7 +22,7 @@ Functions = dict[str, Callable[..., Any]]
 
 
 class Clamp(Function):
-    """The gradient of a clamp to all three."""
+    """The gradients of a clamp to all three arguments."""
 
     generate_vmap_rule = True
 
@@ -56,7 +56,7 @@ def idiom_fake_quantize(
     inside: str = "rounded",
 ) -> Tensor:
     def learned(parameter: Any) -> Any:
-        """With LSQ's factor: the parameter's own value, and a gradient times the factor."""
+        """LSQ's factor: the value of the parameter, with its gradient times the factor."""
         if not isinstance(parameter, Tensor):
             return parameter
         return parameter.detach() + (parameter * grad_scale - (parameter * grad_scale).detach())
@@ -64,7 +64,7 @@ def idiom_fake_quantize(
     scale = learned(scale)
     shift: Any = 0 if zero_point is None else learned(zero_point)
     scaled = x / scale
-    if inside == "scaled":  # as LSQ's pseudocode has it: the clamp comes first
+    if inside == "scaled":  # as in LSQ's pseudocode: the clamp comes first
         shifted = (scaled + shift).clamp(quant_min, quant_max)
         q = shifted + ((shifted - shift).round() + shift - shifted).detach()
     else:
@@ -74,7 +74,7 @@ def idiom_fake_quantize(
 
 
 class FakeQuantize(Function):
-    """LSQ, as it is written."""
+    """LSQ, as people write it."""
 
     generate_vmap_rule = True
 
@@ -122,7 +122,7 @@ def function_fake_quantize(x: Tensor, *arguments: Any) -> Any:
 
 
 def float_grid(scaled: Tensor, format: str) -> tuple[Tensor, float]:
-    """Rounded to the format, without a largest number, and the format's largest number."""
+    """Round x to the format as if it had no largest number; and the format's largest number."""
     mantissa_bits, bias, largest = op_table.FLOAT_FORMATS[format]
     exponent = (torch.frexp(scaled).exponent - 1).clamp(min=1 - bias)
     step = torch.exp2((exponent - mantissa_bits).to(scaled.dtype))
@@ -137,7 +137,7 @@ def idiom_fake_quantize_float(x: Tensor, scale: Tensor, format: str, *_: Any) ->
 
 
 class FakeQuantizeFloat(Function):
-    """The same, as it is written."""
+    """The same, as people write it."""
 
     generate_vmap_rule = True
 
@@ -165,7 +165,7 @@ def function_fake_quantize_float(x: Tensor, *arguments: Any) -> Any:
 
 
 def float_blocks(x: Tensor, grid: str, block: int) -> tuple[Tensor, Tensor]:
-    """The blocks, and their scales by the rule floor, as people write it: by a logarithm."""
+    """The blocks, and their scales with the rule floor, as people write it: with a logarithm."""
     blocks = x.reshape(-1, block)
     exponent = torch.floor(torch.log2(blocks.detach().abs().amax(-1, keepdim=True)))
     return blocks, torch.exp2(exponent - math.floor(math.log2(op_table.FLOAT_FORMATS[grid][2])))
@@ -177,7 +177,7 @@ def idiom_fake_quantize_blocks(x: Tensor, grid: str, block: int, rule: str) -> T
 
 
 class FakeQuantizeBlocks(Function):
-    """The same, as it is written."""
+    """The same, as people write it."""
 
     generate_vmap_rule = True
 
@@ -209,13 +209,13 @@ def function_clamp(x: Tensor, min_val: Tensor, max_val: Tensor) -> Any:
 
 
 def idiom_binary_sign(x: Tensor, low: float = 0.0, surrogate: str = "identity", alpha: Tensor | None = None) -> Tensor:
-    """Of the surrogates, the clipped one."""
+    """The clipped surrogate."""
     soft = x if alpha is None else x.clamp(-alpha, alpha)
     return soft + (torch.where(x >= 0, 1.0, low).to(x.dtype) - soft).detach()
 
 
 class BinarySign(Function):
-    """The same, as it is written."""
+    """The same, as people write it."""
 
     generate_vmap_rule = True
 
@@ -237,7 +237,7 @@ def function_binary_sign(x: Tensor, *arguments: Any) -> Any:
     return BinarySign.apply(x, *arguments)  # type: ignore[no-untyped-call]  # so it is in torch
 
 
-# What is not straight-through for all arguments stands here.
+# Written by hand: ops that are not straight-through for all arguments.
 IDIOM: Functions = {
     **plain.IDIOM,
     "binary_sign_ste": idiom_binary_sign,
@@ -265,7 +265,7 @@ FUNCTION: Functions = {
 
 
 def control(x: Tensor, *_: Any, **__: Any) -> Tensor:
-    """An operation of torch's own. Where it fails too, it is not an op of ours that is at fault."""
+    """An operation of torch. If it fails too, our op is not at fault."""
     return x.clone()
 
 
@@ -279,7 +279,7 @@ subject = os.environ.get("STE_MATRIX_SUBJECT", "ste")
 
 
 def column() -> str:
-    """The column of the table that this run fills: the backend, or what stands in its place."""
+    """The column of the table that this run fills: the backend, or what replaces it."""
     return str(ste.backend().name) if subject == "ste" else subject
 
 
@@ -287,7 +287,7 @@ def column() -> str:
 def standing_in(name: str) -> Iterator[None]:
     global subject
     before, subject = subject, name
-    # Processes that a row starts look there.
+    # Processes that a row starts look it up here.
     os.environ["STE_MATRIX_SUBJECT"] = name
     try:
         yield
@@ -298,7 +298,7 @@ def standing_in(name: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Op(op_table.Op):
-    """A row of the table of ops, with the subject in the op's place."""
+    """A row of the table of ops, with the subject instead of the op."""
 
     @property
     def function(self) -> Callable[..., Tensor]:
@@ -324,21 +324,21 @@ WITH_PARAMETERS = [op for op in OPS if op.slopes is not None]
 STRAIGHT_THROUGH_OPS = [op for op in OPS if op.straight_through]
 DISTINCT_OPS = list({op.name: op for op in OPS}.values())
 
-# Multiples of 1/4, on which the idiom is exact, and none of them at a bound: the rows about transforms are about
-# transforms. What is inexact, and what happens at a bound, have rows of their own.
+# Multiples of 1/4, on which the idiom is exact, and none of them at a bound, so that the rows about transforms test
+# only transforms. Inexact values and values at a bound have their own rows.
 X = torch.tensor([-3.25, -0.75, 0.5, 1.75])
 
 
 def every_op(power: int) -> Callable[[Tensor], Any]:
-    """All of the ops in one function, the sum of 2**(n - 1 - i) op_i(x)**power, for what takes long to try with each.
+    """All ops in one function, the sum of 2**(n - 1 - i) op_i(x)**power, for tests that are too slow for each op.
 
-    Each has a binary digit of its own, so that no error in one makes up for another's. All is exact in float64.
+    Each op has its own binary digit, so that errors cannot cancel. Everything is exact in float64.
     """
 
     def function(x: Tensor) -> Any:
         total = OPS[0](x) ** power
         for op in OPS[1:]:
-            # Not 2 * total: Dynamo fails where a constant multiplies inside nested forward mode, as in
+            # Not 2 * total: Dynamo fails if a constant multiplies inside nested forward mode, as in
             # jacfwd(jacfwd(lambda t: 2.0 * t)).
             total = total + total + op(x) ** power
         return total
@@ -347,7 +347,7 @@ def every_op(power: int) -> Callable[[Tensor], Any]:
 
 
 def expected_of_every_op(power: int, order: int, x: Tensor) -> Tensor:
-    """Its derivative of that order, where the derivative of each op is its slope, and constant."""
+    """Its derivative of that order, given that the derivative of each op is its slope, a constant."""
     total = torch.zeros_like(x)
     for op in OPS:
         derivative = math.perm(power, order) * op.expected(x) ** (power - order) * (op.slope(x) if order else 1)

@@ -1,4 +1,4 @@
-"""The autograd classes, used by themselves: under torch.func, by value."""
+"""The autograd classes used directly: values under torch.func."""
 
 from typing import Any
 

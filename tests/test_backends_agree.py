@@ -1,4 +1,4 @@
-"""The native and the Python backend: the same bits and the same words."""
+"""The native and the Python backend give the same bits and the same error messages."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ EVERY_OP = pytest.mark.parametrize("op", OPS, ids=str)
 @EVERY_OP
 @pytest.mark.parametrize("dtype", FLOATING, ids=str)
 def test_functions_and_autograd_classes(op: Op, dtype: torch.dtype, device: str) -> None:
-    """Whatever backend the functions run on, the classes are the Python one."""
+    """Whichever backend the functions use, the classes are the Python backend."""
     x = values(dtype, device)
     arguments = op.arguments_for(x)
     results = []
@@ -30,8 +30,8 @@ def test_functions_and_autograd_classes(op: Op, dtype: torch.dtype, device: str)
     assert_same_bits(gradient, gradient_of_class, x)
 
 
-# Everything that a backend gives: results and gradients of every op on every value, by the eager call and by way of the
-# dispatcher, bounds' gradients, and every error.
+# Everything that a backend returns: results and gradients of every op on every value, from the eager call and through
+# the dispatcher, the gradients of bounds, and every error.
 RECORD = """
 import sys, warnings
 warnings.simplefilter("ignore")

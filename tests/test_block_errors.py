@@ -25,7 +25,7 @@ OF_GRID = (
 OF_RULE = "rule must be one of absmax, minmax, floor, ceil, even, rceil, e4m3fn"
 DTYPES = "supported are float64, float32, float16 and bfloat16"
 
-# Of the op as well; the types of its arguments, the dispatcher has checked.
+# Errors of the op as well, except for argument types, which the dispatcher checks.
 ERRORS: list[Error] = [
     *(
         (TypeError, f"x has dtype {name}; {DTYPES}", {"x": X.to(getattr(torch, name))})
@@ -133,7 +133,7 @@ def test_more_errors() -> None:
             message = f"{name}: tensor_scale has dtype float64, but for x of {dtype} it must be {dtype} or float32"
             given = {"x": x, "rule": "e4m3fn", "tensor_scale": ONE.double()}
             assert_raises(TypeError, message, partial(in_order, function, **given))
-    # Under transforms, of the shapes that the caller sees.
+    # Under transforms, errors are about the shapes that the caller sees.
     for call in (fake_quantize_blocks, of_class):
         message = "fake_quantize_blocks: dim=1, but x has 1 dimension(s)"
         assert_raises(ValueError, message, lambda: vmap(lambda t: call(t, "int4", 2, "floor", 1, None))(X))  # noqa: B023

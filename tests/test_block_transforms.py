@@ -53,7 +53,7 @@ def test_higher_derivatives(call: Callable[..., Any], arguments: Any, device: st
 
 
 class EachOperation(TorchDispatchMode):
-    """A mode of the dispatcher, as compilers have one, which sees the operations of torch."""
+    """A dispatch mode, such as compilers use, which sees the operations of torch."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*args, **(kwargs or {}))
@@ -88,7 +88,7 @@ def test_second_derivatives_by_x_are_zero(device: str) -> None:
 @EVERY_CALL
 @EVERY_CONFIGURATION
 def test_vmap(call: Callable[..., Any], arguments: Any, device: str) -> None:
-    """Each sample by itself, its largest magnitude too."""
+    """Each sample is quantized by itself, with its own largest magnitude."""
 
     def function(x: Tensor) -> Any:
         return call(x, *arguments)
@@ -105,7 +105,7 @@ def test_vmap(call: Callable[..., Any], arguments: Any, device: str) -> None:
         assert_same_bits(vmap(function, in_dim)(x), y)
         assert_same_bits(vmap(function, in_dim, out_dims=-1)(x), y.movedim(0, -1))
         to_x = torch.stack([torch.where(expected(t, *arguments)[1], u, 0) for t, u in zip(samples, gs)])
-        # Multiplied by another gradient, the sign of a zero is that of a product.
+        # Multiplied by another gradient, a zero gets the sign of the product.
         assert_same_bits(vmap(gradient, in_dim)(x, g) + 0, to_x + 0)
         leaf = x.clone().requires_grad_()
         (found,) = torch.autograd.grad(vmap(function, in_dim)(leaf), leaf, torch.stack(gs))
@@ -166,7 +166,7 @@ def test_saved_tensors_that_hooks_change(call: Callable[..., Any], device: str) 
 
 @EVERY_CALL
 def test_x_written_to_after_the_forward(call: Callable[..., Any], device: str) -> None:
-    """The gradient is that of what x was, or an error: never another one."""
+    """The gradient is that of the original x, or an error: never another one."""
     x, g = sample(torch.float32, device)
     leaf = x.clone().requires_grad_()
     copy = leaf * 1
@@ -236,7 +236,7 @@ def test_onnx_with_the_scale_of_the_tensor_from_x() -> None:
     x = normal((3, 40), torch.float32, 0, "cpu")
     layer = Layer("e2m1fn", 16, "e4m3fn")
     (y,) = run(session_of(written(layer, x)), x)
-    assert_same_bits(y + 0, layer(x) + 0)  # Where is a sum in ONNX Runtime, without a sign of zero
+    assert_same_bits(y + 0, layer(x) + 0)  # Where is a sum in ONNX Runtime, which loses the sign of zero
 
 
 def in_blocks(x: Tensor) -> Tensor:

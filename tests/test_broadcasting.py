@@ -1,4 +1,4 @@
-"""Bounds of any shape that broadcasts to x's, and no other."""
+"""Bounds may have any shape that broadcasts to x's, and no other."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ VALUES = st.integers(0, 2**31 - 1)
 
 @st.composite
 def shapes(draw: st.DrawFn) -> tuple[list[int], list[list[int]]]:
-    """A shape for x, and two that broadcast to it: trailing dimensions of it, some of them 1."""
+    """A shape for x, and two that broadcast to it: its trailing dimensions, some of them 1."""
     x = draw(SHAPES)
     bounds = []
     for _ in range(2):
@@ -44,7 +44,7 @@ def test_gradients_have_the_shapes_of_the_bounds(shapes: tuple[list[int], list[l
     x, low, high = (torch.randn(s, generator=generator).double().requires_grad_() for s in (shapes[0], *shapes[1]))
     g = torch.randn(shapes[0], generator=generator).double()
     actual = torch.autograd.grad(ste.tensor_clamp(x, low, high), (x, low, high), g)
-    # Between distinct numbers torch.where has the same gradients; where low > high all of it goes to high.
+    # Between distinct numbers torch.where has the same gradients; if low > high, all of it goes to high.
     composed = torch.where(x > high, high, torch.where(x < low, torch.where(low > high, high, low), x))
     composed = torch.where(low > high, high, composed)
     expected = torch.autograd.grad(composed, (x, low, high), g)
@@ -86,7 +86,7 @@ def test_a_bound_that_would_enlarge_is_refused_under_vmap_too(name: str, device:
 
 @pytest.mark.parametrize("op", DISTINCT_OPS, ids=str)
 def test_vmap_over_nothing(op: Op, device: str) -> None:
-    """Whatever is batched: x, or a bound alone."""
+    """Both x and the bounds may be batched, or only a bound."""
     for shape, dim in (((0, 3), 0), ((3, 0), 1), ((0,), 0)):
         x = torch.ones(shape, device=device)
         assert torch.func.vmap(op, dim, dim)(x).shape == shape

@@ -1,4 +1,4 @@
-"""tools/builds.py and tools/wheels.py: that nothing which should be published is missing."""
+"""tools/builds.py and tools/wheels.py: nothing that should be published is missing."""
 
 import sys
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_what_the_release_reads() -> None:
 
 
 def test_merged_by_python_and_platform(tmp_path: Path) -> None:
-    """Of wheels in any order, one for each; and none where a build is missing."""
+    """One merged wheel for each Python and platform, in any order; none if a build is missing."""
     from builds import expected
     from wheels import merge_all
 

@@ -1,4 +1,4 @@
-"""What users ran into: parameters that are not finite, and NumPy numbers under a compiler."""
+"""Problems that users ran into: parameters that are not finite, and NumPy numbers under a compiler."""
 
 import math
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def combinations(dtype: torch.dtype, *numbers: list[float]) -> list[Tensor]:
 @pytest.mark.parametrize("with_zero_point", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_one_rule_for_what_is_not_finite(dtype: torch.dtype, with_zero_point: bool, inside: str, device: str) -> None:
-    """Eager mode, the Python backend and torch.func: the same bits, but for the sign of a gradient of 0."""
+    """Eager mode, the Python backend and torch.func give the same bits, except for the sign of a gradient of 0."""
     shifts = [0.0, -100.0, math.inf, -math.inf, math.nan] if with_zero_point else [0.0]
     arguments = [t.to(device) for t in combinations(dtype, NUMBERS, NUMBERS, shifts)][: 3 if with_zero_point else 2]
     rest = (*([] if with_zero_point else [None]), LOW, HIGH, 0.5, inside)
@@ -47,7 +47,7 @@ def test_one_rule_for_what_is_not_finite(dtype: torch.dtype, with_zero_point: bo
         for actual, wanted in zip(found[1:], expected[1:]):
             assert_same_bits(actual + 0.0, wanted + 0.0, arguments[0])
 
-    # With parameters of one element, which is another loop: two of each x, whose sum is exact.
+    # Parameters with one element use another loop: two of each x, whose sum is exact.
     for i in range(0, len(g), 7):
         x, *parameters = (t[i] for t in arguments)
         pair = x.expand(2)
@@ -61,7 +61,7 @@ def test_one_rule_for_what_is_not_finite(dtype: torch.dtype, with_zero_point: bo
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16, np.int64, np.int8])
 @pytest.mark.parametrize("dynamic", [None, True])
 def test_numpy_numbers_compile(kind: Any, dynamic: bool | None, device: str) -> None:
-    """What eager mode takes; a NumPy number is an array to Dynamo."""
+    """Numbers that eager mode accepts; Dynamo treats a NumPy number as an array."""
     x = torch.linspace(-4, 4, 33, device=device)
     scale = torch.tensor(0.5, device=device, requires_grad=True)
     calls: dict[str, Callable[[Tensor, Any], Tensor]] = {

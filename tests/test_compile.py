@@ -1,4 +1,4 @@
-"""torch.compile where it is hard: zeros, bounds of every kind, integer ranges, shapes. The rest is in matrix/."""
+"""Hard cases for torch.compile: zeros, bounds of every kind, integer ranges, shapes. The rest is in matrix/."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import ste
 
 
 def test_inductor_keeps_the_sign_of_zeros_beside_another_zero(device: str) -> None:
-    """In one kernel, inductor takes the constants -0.0 and 0.0 for the same."""
+    """Within one kernel, inductor treats the constants -0.0 and 0.0 as equal."""
     x, low = (torch.tensor([-0.0, -1.0], device=device) for _ in range(2))
     high = torch.ones(2, device=device)
 
@@ -26,7 +26,7 @@ def test_inductor_keeps_the_sign_of_zeros_beside_another_zero(device: str) -> No
 @pytest.mark.parametrize("name", ["scalar_clamp_ste", "tensor_clamp_ste", "tensor_clamp"])
 @pytest.mark.parametrize("bounds", BOUNDS, ids=str)
 def test_bounds_of_every_kind(name: str, bounds: tuple[float, float], device: str) -> None:
-    """What compilers see of a clamp, by other operations than in eager mode: the same values and the same gradients."""
+    """Compilers see a clamp as operations other than eager mode's, with the same values and the same gradients."""
     clamp: Callable[..., Tensor] = getattr(ste, name)
     arguments = bounds if name == "scalar_clamp_ste" else [torch.tensor(b, device=device) for b in bounds]
     x = values(torch.float32, device).requires_grad_()
@@ -35,8 +35,8 @@ def test_bounds_of_every_kind(name: str, bounds: tuple[float, float], device: st
     if name == "scalar_clamp_ste" and bounds not in ((-0.0, 0.0), (-5e-324, 5e-324)):
         assert_same_bits(y, expected, x)
     else:
-        # The sign of a zero is unspecified where a tensor bound is a zero; and torch.compile merges constants that
-        # compare equal, in AOTAutograd as in inductor, so that the bounds -0.0 and 0.0 become one.
+        # The sign of a zero is unspecified if a tensor bound is a zero; and torch.compile merges constants that compare
+        # equal, both in AOTAutograd and in inductor, so that the bounds -0.0 and 0.0 become one.
         assert_same_bits(torch.where(y == 0, 0.0, y), torch.where(expected == 0, 0.0, expected), x)
     assert_same_bits(*(torch.autograd.grad(out.sum(), x)[0] for out in (y, expected)))
 
@@ -68,7 +68,7 @@ def test_low_that_the_dtype_does_not_hold(device: str) -> None:
 
 @pytest.mark.slow
 def test_emulate_precision_casts_restores_the_bits() -> None:
-    """What contract.md and transforms.md say of inductor."""
+    """What contract.md and transforms.md say about inductor."""
     x, scale = torch.linspace(-1, 1, 4096).bfloat16(), torch.tensor(0.1)
 
     def read_back(x: Tensor, scale: Tensor) -> Tensor:

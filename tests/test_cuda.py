@@ -1,4 +1,4 @@
-"""What can be known of the CUDA kernels without a GPU; `make cuda` knows the rest of it."""
+"""What can be tested of the CUDA kernels without a GPU; `make cuda` checks more."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How the ops are registered: what the dispatcher's own table says."""
+"""How the ops are registered, according to the dispatcher's own table."""
 
 import inspect
 import re
@@ -13,14 +13,15 @@ EVERY_OP = pytest.mark.parametrize("op", DISTINCT_OPS, ids=str)
 
 
 def kernels(op: Op) -> dict[str, str]:
-    """Dispatch key -> what is registered there."""
+    """Dispatch key -> the registered kernel."""
     table = torch._C._dispatch_dump_table(f"ste::{op.name}")
     return dict(line.split(": ", 1) for line in table.strip().splitlines())
 
 
 @EVERY_OP
 def test_no_autograd_key_falls_to_the_composite_kernel(op: Op) -> None:
-    """Where one does, the composite kernel is differentiated in the op's place: for a step, zero and no error."""
+    """If a key falls through, autograd differentiates the composite kernel instead of the op: for a step, zero without
+    an error."""
     fallen = {
         key.removeprefix("Autograd")
         for key, kernel in kernels(op).items()
@@ -29,9 +30,9 @@ def test_no_autograd_key_falls_to_the_composite_kernel(op: Op) -> None:
     if ste.backend().name == "native":
         assert not fallen
     elif op.straight_through:
-        # Python has no name for these. The composite kernel refuses them, which test_errors checks.
+        # Python has no names for these keys. The composite kernel refuses them, which test_errors checks.
         assert fallen <= {"HIP", "MAIA", "MTIA", "VE"}
-    # The fallback's tensor_clamp has no kernel but the composite one, which has its gradient by itself.
+    # The fallback's tensor_clamp has only the composite kernel, whose own gradient is the right one.
 
 
 @EVERY_OP
@@ -47,7 +48,7 @@ def test_the_schema_is_that_of_the_python_backend(op: Op) -> None:
     schema = re.sub(r"(=\d+\.)0\b", r"\1", f"ste::{op.name}{inferred}")
     assert str(op.overload._schema) == schema
     names = [argument.name for argument in op.overload._schema.arguments]
-    # By position, as __torch_function__ is told of a call. What the function alone takes comes after.
+    # By position, as __torch_function__ receives a call. Arguments that only the function takes come last.
     assert list(inspect.signature(op.public).parameters)[: len(names)] == names
     assert (torch.Tag.pointwise in op.overload.tags) == op.autograd_class.is_pointwise
 
@@ -66,6 +67,6 @@ def test_every_op_is_in_the_table() -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch 2.14's opcheck looks
 @pytest.mark.parametrize("op", OPS, ids=str)
 def test_opcheck(op: Op) -> None:
-    """Necessary, and proves little: it passes on registrations whose gradients are zero."""
+    """Necessary, but proves little: it passes on registrations whose gradients are zero."""
     x = torch.tensor([-3.3, 0.4], requires_grad=True)
     torch.library.opcheck(op.overload, op.in_order(x, *op.arguments_for(x.detach())))

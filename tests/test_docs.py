@@ -32,7 +32,7 @@ def test_examples(module: ModuleType) -> None:
         pytest.skip("an error: test_fake_quantize")
     result = doctest.testmod(module, extraglobs={"ste": ste, "torch": torch}, optionflags=doctest.FAIL_FAST)
     assert result.failed == 0
-    # Brevitas' run in peers/, where it is installed.
+    # The examples of ste.brevitas run in peers/, where Brevitas is installed.
     assert result.attempted > 0 or module in (autograd_ops, brevitas, nn, nn._scaled)
 
 
@@ -52,7 +52,7 @@ def test_docstrings_are_complete(function: object) -> None:
 
 def test_public_names() -> None:
     for module in MODULES:
-        # Constants first, as isort has it.
+        # Constants first, as isort sorts them.
         assert list(module.__all__) == sorted(module.__all__, key=lambda name: (not name.isupper(), name))
     for module in [ste, *MODULES]:
         assert len(set(module.__all__)) == len(module.__all__)
@@ -91,7 +91,7 @@ PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 @pytest.mark.repository
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
 def test_the_code_of_the_front_page_runs(page: str) -> None:
-    """Its first two blocks, before and after, compute the same."""
+    """Its first two blocks, before and after, give the same result."""
     x, s = torch.linspace(-3, 3, 1001), torch.tensor(0.25)
     namespace: dict[str, Any] = {"ste": ste, "x": x, "s": s}
     before, after, *blocks = PYTHON_BLOCK.findall((ROOT / page).read_text())
@@ -105,7 +105,7 @@ def test_the_code_of_the_front_page_runs(page: str) -> None:
 
 
 def messages() -> Iterator[str]:
-    """The longest part that is the same every time, of each message that is raised, or with which a build ends."""
+    """The longest constant part of each error message, of exceptions and of the build."""
     for file in sorted((ROOT / "packages").glob("*/src/**/*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):

@@ -1,4 +1,4 @@
-"""What others build on the installed packages: in C++ with CMake and with pip, and in Python."""
+"""Programs that others build on the installed packages: in C++ with CMake and with pip, and in Python."""
 
 import shutil
 import subprocess
@@ -22,7 +22,7 @@ def configured(source: Path, folder: Path, *prefixes: str) -> Path:
 
 @NATIVE
 def test_program_in_cpp(tmp_path: Path) -> None:
-    """It trains, and runs what was scripted in Python."""
+    """The program trains, and runs a model that was scripted in Python."""
     import ste_core
 
     build = configured(
@@ -70,7 +70,7 @@ print(sorted(set(y.tolist())), 0.2 < y.mean().item() < 0.3, bool((g == 1).all())
 
 
 def test_library_in_python(tmp_path: Path) -> None:
-    """It is type-checked against the installed package, and runs."""
+    """The library passes type checks against the installed package, and runs."""
     source = shutil.copytree(DOWNSTREAM / "library", tmp_path / "library")
     installed = tmp_path / "installed"
     output_of(
@@ -88,5 +88,5 @@ layer = TernaryLinear(8, 4)
 layer(torch.randn(2, 8)).sum().backward()
 print(bool(layer.weight.grad.abs().sum() > 0), clipped(torch.tensor([-9.0, 2.5, 9.0]), 4).tolist())
 """
-    # There is a warning before, where ste-core is for another torch.
+    # If ste-core is for another torch, there is a warning before.
     assert run(code, first_on_path=installed).splitlines()[-1] == "True [-8.0, 2.0, 7.0]"

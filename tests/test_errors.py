@@ -1,4 +1,4 @@
-"""Errors: the same words on both backends, with the op's name and what it got, and never what a tensor holds."""
+"""Errors have the same text on both backends, name the op and what it got, and never print the contents of a tensor."""
 
 from collections.abc import Callable
 from functools import partial
@@ -281,7 +281,7 @@ def test_arguments(case: str) -> None:
 
 @EVERY_OP
 def test_by_way_of_the_dispatcher(op: Op) -> None:
-    """The checks are the op's own, so that what a compiler, TorchScript or C++ calls has them too."""
+    """The op itself checks its arguments, so calls from compilers, TorchScript and C++ are checked too."""
     with pytest.raises(TypeError, match=f"^{op.name}: {op.x} has dtype complex64; {supported(op)}"):
         op.overload(*op.in_order(X.to(torch.complex64), *op.arguments_for(X)))
 
@@ -322,7 +322,7 @@ def test_an_error_loses_nothing(op: Op) -> None:
 
 @pytest.mark.skipif(ste.backend().name == "native", reason="the native backend has a kernel for every device")
 def test_the_fallback_refuses_a_device_whose_gradient_it_cannot_give() -> None:
-    """Python cannot name the autograd keys of a few devices. There the composite kernel would give zero gradients."""
+    """Python cannot name the autograd keys of a few devices; there the composite kernel would give zero gradients."""
     from ste._fallback import _refusing
 
     class OnMaia(Tensor):

@@ -1,4 +1,4 @@
-"""Every op on a sample of float32's patterns, of every sign and exponent: what `make sweep` does with all of them."""
+"""Every op on a sample of float32's patterns, from every sign and exponent: `make sweep` does this with all of them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -50,7 +50,7 @@ def test_the_cases_are_of_every_op_format_surrogate_and_rule() -> None:
 
 @EVERY_ARRANGEMENT
 def test_an_arrangement_has_every_pattern_once(arrangement: Arrangement) -> None:
-    """It puts each bit of a number in a place of its own."""
+    """It moves each bit of a number to a distinct place."""
     bits_of_block = 33 - arrangement.size.bit_length()
 
     def patterns(*blocks: int) -> list[list[int]]:
@@ -132,7 +132,7 @@ def test_as_many_ulps_as_are_allowed() -> None:
 
 @pytest.mark.parametrize("step", [-(2**31), 2**31 - 1, 2**30, 3])
 def test_no_distance_is_too_large(step: int) -> None:
-    """For an integer of 32 bits it is, between numbers of different signs."""
+    """The distance overflows a 32-bit integer between numbers of different signs."""
     x = torch.linspace(-1, 1, CHUNK)
 
     def expected(op: Op, x: Tensor, g: Tensor) -> list[Tensor]:

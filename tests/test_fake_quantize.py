@@ -1,4 +1,4 @@
-"""fake_quantize, quantize and lsq_grad_scale: what the table of ops does not say of them."""
+"""fake_quantize, quantize and lsq_grad_scale: what the table of ops does not cover."""
 
 import io
 import math
@@ -16,7 +16,7 @@ from torch.func import jacfwd, jacrev, jvp, vmap
 
 import ste
 
-# Without their types, which do not see through a list of arguments.
+# Without their types, which do not accept an unpacked list of arguments.
 fake_quantize: Callable[..., Any] = ste.fake_quantize
 quantize: Callable[..., Any] = ste.quantize
 
@@ -36,7 +36,7 @@ LOW, HIGH = -4, 3
 
 
 def sample(shape: Shape, extent: str, dtype: torch.dtype, device: str, seed: int = 0) -> list[Tensor]:
-    """x, scale, zero point, and a gradient that comes in."""
+    """x, scale, zero point, and an incoming gradient."""
     generator = torch.Generator().manual_seed(seed)
     x, g = (torch.randn(shape, generator=generator, dtype=torch.float64) * size for size in (2, 1))
     scale = torch.rand(EXTENTS[extent](shape), generator=generator, dtype=torch.float64) + 0.25
@@ -45,7 +45,7 @@ def sample(shape: Shape, extent: str, dtype: torch.dtype, device: str, seed: int
 
 
 def slopes(x: Tensor, scale: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The derivatives by the three, in float64, around the grid that is found in the op's own dtype."""
+    """The derivatives with respect to all three, in float64, with the grid computed in the op's own dtype."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     shifted = (x.to(dtype) / scale.to(dtype)).round() + zero_point.to(dtype)
     is_inside = (shifted >= LOW) & (shifted <= HIGH)
@@ -64,12 +64,12 @@ def leaves(*tensors: Tensor) -> list[Tensor]:
 
 
 def assert_sums(actual: Tensor, terms: Tensor, factor: float = 1.0) -> None:
-    """Within 2 ulp sqrt(N) of the sum in float64, an ulp being that of the size of its terms together."""
+    """Within 2 ulp sqrt(N) of the sum in float64; the ulp is that of the sum of the terms' magnitudes."""
     exact = terms.sum_to_size(actual.shape) * factor
     n = terms.numel() / actual.numel()
     size = torch.maximum(terms.square().sum_to_size(actual.shape).sqrt() * abs(factor), exact.abs())
     eps = torch.finfo(actual.dtype).eps
-    # Each term is rounded when it is computed, in float32 or wider: that is all where it is not a sum.
+    # Each term is rounded when it is computed, in float32 or wider; without a sum, that is the only rounding.
     largest = (terms.abs().amax() if terms.numel() else torch.zeros(())) * abs(factor)
     allowed = 2 * eps * math.sqrt(n) * size + 8 * torch.finfo(torch.float32).eps * largest.to(size.device)
     assert ((actual.double() - exact).abs() <= allowed).all()
@@ -108,7 +108,7 @@ def test_gradients_without_a_zero_point(count: int, dtype: torch.dtype, device: 
 @EVERY_DTYPE
 @pytest.mark.parametrize("scale", [0.3, -0.5, 0.0, math.inf, math.nan])
 def test_gradient_to_any_x(scale: float, dtype: torch.dtype, device: str) -> None:
-    """The mask is that of the formula in float32 (float64 for float64), whatever x is."""
+    """The mask is that of the formula in float32 (float64 for float64), whatever x's dtype."""
     x = values(dtype, device).requires_grad_()
     step = torch.tensor(scale, dtype=dtype, device=device)
     g = torch.randn(x.shape, dtype=torch.float64, device=device).to(dtype)
@@ -122,7 +122,7 @@ def test_gradient_to_any_x(scale: float, dtype: torch.dtype, device: str) -> Non
 @pytest.mark.parametrize("count", [1, 15, 33, 70, 129])
 @pytest.mark.parametrize("zero_point", [None, 2.0])
 def test_gradient_to_a_scale_of_0(zero_point: float | None, count: int, dtype: torch.dtype, device: str) -> None:
-    """Where no x is 0 nothing is NaN, at the end of a row either, which the loops fill up."""
+    """If no x is 0, nothing is NaN, not even at the end of a row, which the loops pad."""
     x = (torch.arange(count, device=device) % 5 - 2.5).to(dtype)
     shift = None if zero_point is None else torch.tensor(zero_point, dtype=dtype, device=device)
     expected = (torch.where(x > 0, HIGH, LOW) - (zero_point or 0)).sum().to(dtype).item()
@@ -137,7 +137,7 @@ def test_gradient_to_a_scale_of_0(zero_point: float | None, count: int, dtype: t
 @EVERY_EXTENT
 @EVERY_DTYPE
 def test_the_class_gives_the_same(extent: str, dtype: torch.dtype, device: str) -> None:
-    """In every layout; the class is the Python backend."""
+    """The same in every layout; the class is the Python backend."""
     formats: list[Callable[[Tensor], Tensor]] = [
         lambda t: t,
         lambda t: t.contiguous(memory_format=torch.channels_last),
@@ -189,7 +189,7 @@ def test_values(zero_point: float | None, scale: float, dtype: torch.dtype, devi
 
 
 def test_float16_is_rounded_once(device: str) -> None:
-    """Not the scale's inverse, nor a quotient in float16: both would give other integers."""
+    """Neither the inverse of the scale nor a quotient in float16 is used: both would give other integers."""
     x = torch.tensor([2.5, 1000.0, 0.1], dtype=torch.float16, device=device)
     scale = torch.tensor([0.1, 0.3, 0.0002], dtype=torch.float32, device=device)
     expected = ((x.float() / scale).round().clamp(-1000, 4000) * scale).half()
@@ -199,7 +199,7 @@ def test_float16_is_rounded_once(device: str) -> None:
 @EVERY_DTYPE
 @pytest.mark.parametrize("payload", [0x7FC00000, 0x7FFFFFFF, 0x7F800001, -1])
 def test_any_nan_of_a_parameter(payload: int, dtype: torch.dtype, device: str) -> None:
-    """Whatever the bits that a 16-bit dtype has no room for."""
+    """Whatever the bits that do not fit into a 16-bit dtype."""
     x = torch.ones(130, dtype=dtype, device=device)
     nan = torch.tensor(payload, dtype=torch.int32, device=device).view(torch.float32)
     for shape in ((), (130,)):
@@ -236,7 +236,7 @@ def composition(*arguments: Any) -> Any:
     ids=["rev", "fwd", "rev-rev", "rev-fwd", "fwd-rev", "fwd-fwd", "rev-rev-rev"],
 )
 def test_every_derivative_is_that_of_the_composition(derivative: Any, grad_scale: float) -> None:
-    """Of all three arguments, mixed ones included, of a function that is not linear in the result."""
+    """All derivatives, including mixed ones, of a function that is nonlinear in the result."""
     x, scale, zero_point, _ = sample((3, 5), "along the last dimension", torch.float64, "cpu")
 
     def loss(function: Callable[..., Tensor]) -> Any:
@@ -273,7 +273,7 @@ def test_forward_mode_in_all_three(device: str) -> None:
 @pytest.mark.parametrize("inside", ["rounded", "scaled"])
 @pytest.mark.parametrize("grad_scale", [0.25, -3, 0.0])
 def test_forward_mode_with_a_grad_scale(function: Any, inside: str, grad_scale: float, device: str) -> None:
-    """It multiplies the tangents of the scale and of the zero point, each by itself, and not that of x."""
+    """The factor multiplies the tangents of the scale and of the zero point separately, and not that of x."""
     arguments = sample((3, 5), "along the last dimension", torch.float64, device)[:3]
     for i, argument in enumerate(arguments):
 
@@ -363,7 +363,7 @@ def test_compiled_training(extent: str, dtype: torch.dtype, device: str) -> None
 @pytest.mark.parametrize("inside", ["rounded", "scaled"])
 @pytest.mark.parametrize("with_zero_point", [False, True])
 def test_compiled_gradients_of_what_is_not_finite(with_zero_point: bool, inside: str, device: str) -> None:
-    """Each of the special scales with each x: the bits of eager mode. One of each, since the order of a sum is free."""
+    """Each special scale with each x gives the bits of eager mode. One of each: the order of a sum is unspecified."""
     numbers = [math.inf, -math.inf, math.nan, 0.0, -0.0, 0.5, -0.5, 1e-40, 3e38]
     shifts = [0.0, 1.0, math.inf, -math.inf, math.nan] if with_zero_point else [0.0]
     x, scale, zero_point = (
@@ -377,14 +377,14 @@ def test_compiled_gradients_of_what_is_not_finite(with_zero_point: bool, inside:
         found.append((y, *torch.autograd.grad(y, arguments, torch.full_like(x, 3.0))))
     assert_same_bits(found[1][0], found[0][0])
     for actual, expected in zip(found[1][1:], found[0][1:]):
-        assert_same_bits(actual + 0.0, expected + 0.0)  # the sign of a gradient of 0 is open
+        assert_same_bits(actual + 0.0, expected + 0.0)  # the sign of a gradient of 0 is unspecified
 
 
 @EVERY_DTYPE
 @pytest.mark.parametrize("create_graph", [False, True])
 @pytest.mark.parametrize("inside", ["rounded", "scaled"])
 def test_infinite_gradients(inside: str, create_graph: bool, dtype: torch.dtype, device: str) -> None:
-    """They go to the zero point where x is outside alone, and are no NaN elsewhere."""
+    """They go to the zero point only where x is outside, and are not NaN elsewhere."""
     x = torch.linspace(-4, 4, 37, device=device).to(dtype)
     g = torch.full_like(x, math.inf)
     wide = torch.promote_types(dtype, torch.float32)

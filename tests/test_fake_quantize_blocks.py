@@ -1,4 +1,4 @@
-"""fake_quantize_blocks, block_scale and block_zero_point, to the bit as the oracle has them."""
+"""fake_quantize_blocks, block_scale and block_zero_point match the oracle to the bit."""
 
 import itertools
 import math
@@ -42,7 +42,7 @@ import ste
 def test_values_and_gradients(grid: str, dtype: torch.dtype, device: str) -> None:
     x = lines(dtype).reshape(3, 5, -1).to(device)
     g = normal(x.shape, dtype, 1, device)
-    # One for each line: also 0, infinity, and such that scales are infinite or 0.
+    # One for each line, including 0, infinity, and values for which scales are infinite or 0.
     of_lines = torch.tensor([1.0] * 3 + [0.0] * 2 + [1.0, 2.0**9, 2.0**-9, math.inf, 0.0, 2.0, 0.3, 1e-7, 1e4, 7.0])
     of_lines = of_lines.reshape(3, 5, 1).to(device, dtype)
     for rule, dim, block in itertools.product(rules_of(grid), (-1, 1, 0), BLOCKS):
@@ -59,7 +59,7 @@ def test_values_and_gradients(grid: str, dtype: torch.dtype, device: str) -> Non
 
 
 def around_powers(dtype: torch.dtype, grid: str) -> Tensor:
-    """Every power of two, what rounds up to one, and the largest number times it: each with neighbors of 2 ulp."""
+    """Powers of two, numbers that round up to one, and the largest number times one: with neighbors within 2 ulp."""
     integer, exponents, bits = (
         (torch.int32, range(-149, 129), 23) if dtype == torch.float32 else (torch.int64, range(-1074, 1025), 52)
     )
@@ -67,7 +67,7 @@ def around_powers(dtype: torch.dtype, grid: str) -> Tensor:
     fractions = [1.0, 2 - 2.0 ** -(numbers.mantissa_bits + 1), math.frexp(numbers.max)[0] * 2]
     patterns: set[int] = set()
     for exponent in exponents:
-        least = 2 - (1 << 8 if dtype == torch.float32 else 1 << 11) // 2  # of the normal numbers
+        least = 2 - (1 << 8 if dtype == torch.float32 else 1 << 11) // 2  # the normal numbers
         for fraction in fractions:
             significand = int(fraction * 2**bits)
             if exponent >= least:
@@ -95,7 +95,7 @@ def test_scales_of_single_elements(dtype: torch.dtype, device: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_blocks_of_every_size_of_numbers(dtype: torch.dtype, device: str) -> None:
-    """Whole blocks, of which many neighbors have scales of one size."""
+    """Whole blocks, many neighbors among which have scales of the same magnitude."""
     info = torch.finfo(dtype)
     exponents = torch.arange(math.frexp(info.smallest_normal * info.eps)[1], math.frexp(info.max)[1])
     generator = torch.Generator().manual_seed(0)
@@ -108,14 +108,14 @@ def test_blocks_of_every_size_of_numbers(dtype: torch.dtype, device: str) -> Non
             assert_same_bits(fake_quantize_blocks(x, grid, 32, rule), expected(x, grid, 32, rule)[0], x)
 
 
-# Not the NaN that a bfloat16 can have: one that rounds up to a number.
+# Not a NaN that bfloat16 can represent, but one that would round up to a number.
 PAYLOADS = (0x7FFFFFFF, -1, 0x7F800001)
 
 
 @EVERY_DTYPE
 @pytest.mark.parametrize("dim", [0, -1])
 def test_every_nan_stays_one(dim: int, dtype: torch.dtype, device: str) -> None:
-    """Of whatever bits, and whoever makes it: the largest of some numbers is a NaN with all bits set."""
+    """A NaN with any bits, from any source: the maximum of some numbers is a NaN with all bits set."""
     x = normal((64, 64), dtype, 0, device)
     x[40, 40] = math.nan
     plain = x.nan_to_num(1)

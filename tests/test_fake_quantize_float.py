@@ -1,4 +1,4 @@
-"""fake_quantize_float and FloatFormat: what the table of ops does not say of them."""
+"""fake_quantize_float and FloatFormat: what the table of ops does not cover."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch import Tensor
 
 import ste
 
-# Without its types, which do not see through a list of arguments.
+# Without its types, which do not accept an unpacked list of arguments.
 fake_quantize_float: Callable[..., Any] = ste.fake_quantize_float
 of_class: Any = ste.autograd_ops.fake_quantize_float_fn.apply
 
@@ -27,7 +27,7 @@ OTHERS = {
 
 
 def formula(x: Tensor, scale: Tensor, format: ste.FloatFormat, *, saturate: bool) -> tuple[Tensor, Tensor]:
-    """The result in float64 before it is rounded to x's dtype, and where the gradient goes to x: with NumPy."""
+    """The result in float64 before it is rounded to x's dtype, and where the gradient passes to x, with NumPy."""
     wide = np.float64 if x.dtype == torch.float64 else np.float32
     with np.errstate(all="ignore"):
         v = x.detach().cpu().double().numpy().astype(wide) / scale.cpu().double().numpy().astype(wide)

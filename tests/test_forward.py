@@ -1,4 +1,4 @@
-"""Forward values, bit for bit, against the contract's reference."""
+"""Forward values match the contract's reference bit for bit."""
 
 import math
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def test_every_value_of_floating_dtypes(op: Op, dtype: torch.dtype, device: str)
 def test_integers_keep_their_dtype(op: Op, dtype: torch.dtype, device: str) -> None:
     x = values(dtype, device)
     arguments = op.arguments_for(x)
-    # float64 does not hold all of int64's; the 64 bits of x86's long double do.
+    # float64 does not hold all int64 values; x86's long double, with 64 bits of mantissa, does.
     wide = [np.array(a.tolist() if isinstance(a, Tensor) else int(a), np.longdouble) for a in (x, *arguments)]
     y = op(x)
     assert y.dtype == dtype
@@ -53,7 +53,7 @@ def test_sizes(op: Op, size: int, device: str) -> None:
 @pytest.mark.parametrize("dtype", FLOATING, ids=str)
 @pytest.mark.parametrize("along", ["rows", "columns"])
 def test_large_results_are_those_of_their_parts(op: Op, dtype: torch.dtype, along: str, device: str) -> None:
-    """Rows of a length that is no multiple of a vector's, on as many threads as there are."""
+    """Rows whose length is not a multiple of a vector's, on all threads."""
     every = values(dtype, device)
     row = every[:: max(1, len(every) // 4093)].repeat(64)[:4093]
     x = row.repeat(2**24 // (row.numel() * row.element_size()) + 1, 1)
@@ -95,7 +95,7 @@ def test_layouts(op: Op, layout: str, device: str) -> None:
     x = layouts(device)[layout]
     y = op(x)
     assert_same_bits(y, op.expected(x), x)
-    # A copy of no elements keeps the strides, which say nothing then.
+    # A copy without elements keeps its strides, which then mean nothing.
     like = torch.clone(x) if op.name == "straight_through" and x.numel() == 0 else torch.round(x)
     assert y.stride() == like.stride()
 
@@ -123,7 +123,7 @@ def test_inference_mode(op: Op, device: str) -> None:
         assert_same_bits(op(x), op.expected(x), x)
 
 
-# The corners of the clamps that the table's rows do not have.
+# Corner cases of the clamps that the rows of the table do not cover.
 
 
 @pytest.mark.parametrize("bounds", BOUNDS, ids=str)
@@ -145,7 +145,7 @@ def test_tensor_clamp_bounds(
     low, high = (torch.tensor(b, dtype=torch.float64, device=device).to(bounds_dtype or dtype) for b in bounds)
     y = getattr(ste, name)(x, low, high)
     expected = Op(name, CLAMP, _clamp, (lambda x: low.to(dtype), lambda x: high.to(dtype))).expected(x)
-    # Where x and a bound are zeros of different sign, the sign of the result is unspecified.
+    # If x and a bound are zeros of different signs, the sign of the result is unspecified.
     assert_same_bits(torch.where(y == 0, 0.0, y).to(dtype), torch.where(expected == 0, 0.0, expected).to(dtype), x)
 
 
@@ -162,7 +162,7 @@ def _clamp(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
 def test_nan_in_one_of_the_bounds_of_many_rows(
     name: str, side: str, dtype: torch.dtype, shape: tuple[int, int], device: str
 ) -> None:
-    """Rows with the same bounds, which the native loop looks at once for all of them."""
+    """Rows with the same bounds, which the native loop loads once for all of them."""
     rows, columns = shape
     x = torch.linspace(-4, 4, rows * columns, device=device).to(dtype).reshape(shape)
     for at in {0, columns // 2, columns - 1}:
@@ -190,7 +190,8 @@ def test_integers_that_no_dtype_holds(integer: int, dtype: torch.dtype, device: 
 
 HUGE = 10**400
 PAST_THE_RANGE = [(-1000, 1000), (3, -3), (-math.inf, math.inf), (2**62, 2**63 - 1), (-(2**70), 2**70)]
-# The first double past int64, which a cast makes its smallest value; the last before it; and past the other end.
+# The first double past int64, which a cast turns into its smallest value; the last before it; and one past the other
+# end.
 PAST_THE_RANGE += [(-(2.0**63), 2.0**63), (2.0**63, 2.0**63), (-math.inf, -(2.0**63)), (-1e300, 2.0**63 - 1024)]
 PAST_THE_RANGE += [(2.0**63 - 1024, 1e300), (-(2.0**63) - 2048, -(2.0**63) + 1024)]
 
@@ -242,7 +243,7 @@ def test_low_that_no_integer_holds(low: Any, dtype: torch.dtype, device: str) ->
         ste.binary_sign_ste,
         ste.autograd_ops.binary_sign_ste_fn.apply,
         torch.func.vmap(ste.binary_sign_ste, in_dims=(0, None)),
-        # An integer past int64 does not come into a graph at all.
+        # A graph cannot contain an integer past int64.
         *([torch.compile(ste.binary_sign_ste, backend="aot_eager")] if isinstance(low, float) else []),
     ):
         with pytest.raises(Exception, match=r"binary_sign_ste: low=\S+ cannot be represented in u?int\d+"):

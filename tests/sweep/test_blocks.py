@@ -1,4 +1,4 @@
-"""fake_quantize_blocks: 100,000 cases at random, and every configuration compiled."""
+"""fake_quantize_blocks: 100,000 random cases, and every configuration compiled."""
 
 from typing import Any
 
