@@ -20,8 +20,7 @@ def kernels(op: Op) -> dict[str, str]:
 
 @EVERY_OP
 def test_no_autograd_key_falls_to_the_composite_kernel(op: Op) -> None:
-    """If a key falls through, autograd differentiates the composite kernel instead of the op: for a step, zero without
-    an error."""
+    """Otherwise autograd differentiates the composite kernel instead of the op: for a step, zero without an error."""
     fallen = {
         key.removeprefix("Autograd")
         for key, kernel in kernels(op).items()

@@ -1,4 +1,4 @@
-"""Gradients against the contract: first and second order, backward and forward mode."""
+"""Gradients match the contract: first and second order, backward and forward mode."""
 
 import gc
 import itertools
@@ -63,7 +63,7 @@ def test_nothing_is_saved(op: Op, device: str) -> None:
     gone = weakref.ref(intermediate)
     del intermediate
     gc.collect()
-    # The multiplication's own node does not hold its result: if anything keeps it, the op does.
+    # The multiplication's own node does not keep its result: if anything does, it is the op.
     assert gone() is None
     y.sum().backward()
 
@@ -138,7 +138,7 @@ def test_tensor_clamp_gradients(
     generator = torch.Generator().manual_seed(0)
     draw = [torch.randint(-8, 9, shape, generator=generator) / 4 for shape in ((3, 4, 5), low_shape, high_shape)]
     x, low, high = (t.to(device, d).requires_grad_() for t, d in zip(draw, (dtype, bounds_dtype, bounds_dtype)))
-    # Small whole numbers: their sums are exact in every dtype and every order.
+    # Small integers: their sums are exact in every dtype and in any order.
     g = torch.randint(-3, 4, x.shape, generator=generator).to(device, dtype)
     gradients = torch.autograd.grad(ste.tensor_clamp(x, low, high), (x, low, high), g)
     for tensor, gradient, mask in zip((x, low, high), gradients, clamp_gradient(*map(in_float64, (x, low, high)))):
@@ -172,7 +172,7 @@ ALL_OR_SOME = [needed for needed in itertools.product([False, True], repeat=3) i
 def test_some_arguments_alone_require_grad(
     needed: tuple[bool, ...], name: str, create_graph: bool, device: str
 ) -> None:
-    """Each gets the gradient that it has when all of them do, however they lie along x."""
+    """Each argument gets the same gradient whichever others need one, in any shape that broadcasts to x."""
     x = torch.linspace(-4, 4, 6 * 40, device=device).reshape(6, 40)
     values, rest = ((-1.0, 2.0), ()) if name == "tensor_clamp" else ((0.5, 1.0), (-4, 3))
 
@@ -193,7 +193,7 @@ def test_some_arguments_alone_require_grad(
 
 @EVERY_OP
 def test_a_dual_tensor_through_the_dispatcher(op: Op, device: str) -> None:
-    """As programs in C++ and TorchScript call the op."""
+    """The op as C++ programs and TorchScript call it."""
     x = torch.tensor([-3.25, -0.75, 0.5, 1.75], device=device)
     tangent = torch.tensor([1.0, 2.0, 3.0, 4.0], device=device)
     for call in (op.overload, getattr(torch.ops.ste, op.name)):
@@ -209,7 +209,7 @@ def test_gradients_of_whole_precision_are_summed_in_the_widest_dtype(device: str
     high = torch.tensor(1.0, dtype=torch.float32, device=device, requires_grad=True)
     low = torch.tensor(0.0, dtype=torch.float32, device=device)
     ste.tensor_clamp(x, low, high).backward(torch.ones_like(x))
-    assert high.grad is not None and high.grad.item() == 100_000  # past the end of float16
+    assert high.grad is not None and high.grad.item() == 100_000  # beyond the range of float16
 
 
 def test_class_of_the_straight_through_clamp_gives_bounds_no_gradient(device: str) -> None:

@@ -1,4 +1,4 @@
-"""The guides' quantizers where quantizers are used. The code is the guides' own, cut out of the pages."""
+"""The guides' quantizers in real use. The code is extracted from the pages of the guides."""
 
 import copy
 import json
@@ -23,7 +23,7 @@ GUIDES = ROOT / "docs" / "guides"
 
 
 def source(page: Path) -> str:
-    """The page as Markdown: a notebook's code as blocks."""
+    """The page as Markdown; the code of a notebook becomes blocks."""
     if page.suffix != ".ipynb":
         return page.read_text()
     cells = [cell for cell in json.loads(page.read_text())["cells"] if cell["cell_type"] == "code"]
@@ -31,7 +31,7 @@ def source(page: Path) -> str:
 
 
 def definitions(page: Path, *names: str) -> list[Any]:
-    """Run the blocks of a page that define these names, with its imports, and return what is defined."""
+    """Run the blocks of a page that define these names, with its imports, and return the definitions."""
     blocks = re.findall(r"^```(?:\{code-cell\}|python)\n(?::.*\n+)*(.*?)^```", source(page), re.M | re.S)
     namespace: dict[str, Any] = {"torch": torch, "ste": ste}
     for block in blocks:
@@ -70,7 +70,7 @@ def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
     assert len(found) == len(expected) == 3
     for one, other in zip(found[:2], expected):
         assert torch.equal(one, other)
-    # A sum of many, whose order is a compiler's own.
+    # A sum of many numbers, in an order that the compiler chooses.
     torch.testing.assert_close(found[2], expected[2], rtol=1e-5, atol=1e-6)
 
 
@@ -84,7 +84,7 @@ def test_the_scale_is_of_the_first_batch(lsq: list[Any]) -> None:
     assert torch.allclose(first, 2 * x.abs().mean() / 7**0.5)
     assert torch.allclose(last, 2 * model[1](model[0](x)).mean() / 3**0.5)
     model(100 * x)
-    assert torch.equal(model[0].scale, first)  # later batches leave it
+    assert torch.equal(model[0].scale, first)  # later batches do not change it
 
 
 def test_compile(learned: Any) -> None:
@@ -105,10 +105,10 @@ def test_export(learned: Any) -> None:
 
 
 def test_onnx(learned: Any, tmp_path: Path) -> None:
-    import onnxruntime  # which a machine with a GPU may not have
+    import onnxruntime  # a machine with a GPU may not have it
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own, other ones with every version
+        warnings.simplefilter("ignore")  # the exporter's own warnings, different in every version
         program = torch.onnx.export(
             learned.eval(), (batch(8),), dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False
         )
@@ -119,7 +119,7 @@ def test_onnx(learned: Any, tmp_path: Path) -> None:
     name = session.get_inputs()[0].name
     for size in (8, 3, 16):
         (y,) = session.run(None, {name: batch(size).numpy()})
-        # 0.0 for -0.0 is ONNX Runtime's.
+        # ONNX Runtime returns 0.0 for -0.0.
         np.testing.assert_array_equal(y, learned(batch(size)).detach().numpy())
 
 
@@ -159,7 +159,7 @@ def test_meta_device(lsq: list[Any]) -> None:
 
 def test_symbolic_trace(learned: Any) -> None:
     traced = torch.fx.symbolic_trace(learned)
-    for size in (8, 3):  # the factor follows the batch
+    for size in (8, 3):  # the factor depends on the batch
         assert_same(gradients(traced, batch(size)), gradients(learned, batch(size)))
 
 
@@ -178,7 +178,7 @@ def test_state_dict(lsq: list[Any], learned: Any) -> None:
 
 
 def test_a_scale_recovers(learned: Any) -> None:
-    """A step that is too long takes a scale below 0. Its gradient takes it back."""
+    """A step that is too large moves a scale below 0. Its gradient moves it back."""
     with torch.no_grad():
         learned.scale.fill_(-0.1)
     optimizer = torch.optim.SGD(learned.parameters(), lr=0.1)
@@ -212,7 +212,7 @@ def parametrized(quantizer: Any) -> type[nn.Linear]:
 
 
 def recipe(name: str) -> Any:
-    """A linear layer that is quantized in the way of a page."""
+    """A linear layer that is quantized as a page describes."""
     if name == "quantizers":
         return parametrized(definitions(GUIDES / "quantizers.md", "FourBits")[0]())
     if name == "lsq":
@@ -236,7 +236,7 @@ def test_zero_weights_heal(name: str, dtype: torch.dtype) -> None:
     layer = recipe(name)(4, 2, bias=False).to(dtype)
     nn.init.zeros_(layer.weight)
     y = layer(torch.ones(1, 4, dtype=dtype))
-    # One bit has no zero: the least that it has is the floor.
+    # One bit has no zero: its smallest magnitude is the minimum of the scale.
     assert (y.abs().max() < 1e-5) if name == "binary" else y.eq(0).all()
     y.float().sum().backward()
     assert layer.weight.grad.isfinite().all()
@@ -263,7 +263,7 @@ def test_a_scale_that_is_updated_in_place() -> None:
     (quantizer(x) + quantizer(2 * x)).sum().backward()
     assert x.grad is not None
     assert x.grad.isfinite().all()
-    # Without the copy, which is what the page is for:
+    # Without the copy that the page explains:
     scale = torch.tensor([0.1])
     y = ste.fake_quantize(x, scale, None, -127, 127)
     scale.mul_(2)
@@ -283,7 +283,7 @@ def test_learned_groups_begin_as_the_rule() -> None:
 
 
 def test_the_tables_of_differences_need_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many cells in each row as there are columns, from the record where nothing is installed."""
+    """Each row has as many cells as there are columns, from the record if no library is installed."""
     monkeypatch.syspath_prepend(ROOT / "docs" / "extensions")
     import differences
 

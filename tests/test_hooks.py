@@ -1,4 +1,4 @@
-"""Hooks for saved tensors that give back something else than what was saved: never a crash, and no gradient cut off."""
+"""Saved-tensor hooks that return something other than what was saved: never a crash, and no gradient is cut off."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 
 import ste
 
-# Whole numbers and a power of two, which every dtype here holds.
+# Integers and a power of two, which every dtype here can represent.
 X = torch.tensor([[0.0, 1.0, 2.0, -6.0, 6.0], [1.0, 0.0, 3.0, 4.0, -3.0]])
 CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "tensor_clamp": (ste.tensor_clamp, (X, torch.tensor(-3.0), torch.tensor([1.0, 1.0, 1.0, 1.0, 2.0]))),
@@ -41,12 +41,12 @@ EVERY_CASE = pytest.mark.parametrize("case", CASES)
 
 
 def gradients(case: str, unpack: Callable[[int, Tensor], Tensor], device: str, **options: Any) -> tuple[Tensor, ...]:
-    """The gradients to all arguments; `unpack` gets the position of each saved one."""
+    """The gradients to all arguments; `unpack` gets the position of each saved tensor."""
     name = case.removeprefix("the class: ")
     function, arguments = CASES[name]
     function = function if name == case else CLASSES[name]
     leaves = [t.to(device).clone().requires_grad_() for t in arguments]
-    # Of a leaf, torch itself refuses to unpack what cannot require a gradient.
+    # For a leaf, torch itself refuses to unpack a tensor that cannot require a gradient.
     inner = [leaf.clone() for leaf in leaves]
     positions = {tensor.data_ptr(): i for i, tensor in enumerate(inner)}
 
@@ -90,7 +90,7 @@ def test_another_dtype(case: str, dtype: torch.dtype, create_graph: bool, device
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float8_e4m3fn, torch.complex64, torch.uint8, torch.int16], ids=str)
 @pytest.mark.filterwarnings("ignore:Casting complex values to real discards the imaginary part")
 def test_a_dtype_that_does_not_hold_the_values(case: str, dtype: torch.dtype, device: str) -> None:
-    """Gradients of what the hook gave back, or torch's own error."""
+    """Gradients for what the hook returned, or torch's own error."""
     for changed in subsets(case):
         try:
             found = gradients(case, lambda i, t: t.to(dtype) if i in changed else t, device)  # noqa: B023
@@ -117,7 +117,7 @@ def test_a_dtype_that_does_not_hold_the_values(case: str, dtype: torch.dtype, de
     ids=["shorter", "flat", "larger", "empty", "one row", "one element", "one more dimension"],
 )
 def test_another_shape(case: str, change: Callable[[Tensor], Tensor], device: str) -> None:
-    """An error, or where it still broadcasts, the gradients of what the hook gave back, summed by autograd."""
+    """An error or, if the shape still broadcasts, the gradients for what the hook returned, summed by autograd."""
 
     def outcome(wanted: str) -> list[list[Tensor] | None]:
         found: list[list[Tensor] | None] = []
@@ -146,7 +146,7 @@ def test_another_device(case: str, device: str) -> None:
 @EVERY_CASE
 @pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.float64], ids=str)
 def test_a_node_called_with_any_gradient(case: str, dtype: torch.dtype, device: str) -> None:
-    """Autograd gives a node a gradient of its result's dtype and shape; who calls it by hand need not."""
+    """Autograd calls a node with a gradient of its result's dtype and shape; a manual call may not."""
     function, arguments = CASES[case]
     leaves = [t.to(device).clone().requires_grad_() for t in arguments]
     with torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach(), lambda t: t.to(dtype)):

@@ -1,4 +1,4 @@
-"""Every layout of memory, length of row and instruction set: the same bits."""
+"""Every memory layout, row length and instruction set gives the same bits."""
 
 import platform
 from collections.abc import Callable
@@ -22,12 +22,12 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "expanded": lambda t: t[..., :1, :].expand(t.shape),
     "channels_last": lambda t: t.unsqueeze(0).contiguous(memory_format=torch.channels_last).squeeze(0),
 }
-# Of each the last dimension is a row: shorter than a vector, as long as one, longer, and longer than a block.
+# The last dimension is a row: shorter than a vector, as long as one, longer, and longer than a block.
 SHAPES = [(3, 2, 1), (2, 3, 7), (2, 3, 16), (2, 1, 67), (1, 2, 300)]
 
 
 def quarters(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
-    """Multiples of 1/4, whose sums are exact in whatever order."""
+    """Multiples of 1/4, whose sums are exact in any order."""
     generator = torch.Generator().manual_seed(seed)
     return (torch.randint(-16, 17, shape, generator=generator) / 4).to(dtype)
 
@@ -42,7 +42,7 @@ def test_forward(op: Op, dtype: torch.dtype, device: str) -> None:
     for seed, (shape, layout) in enumerate((s, name) for s in SHAPES for name in LAYOUTS):
         x = LAYOUTS[layout](quarters(shape, dtype, seed)).to(device)
         y = op(x)
-        # The sign of a zero between tensor bounds is unspecified: x has none of -0.0, and 0 * y drops that of y.
+        # The sign of a zero between tensor bounds is unspecified: x has no -0.0, and 0 * y drops the sign of y.
         assert_same_bits(y + 0, op.expected(x) + 0, x)
         assert y.stride() == torch.neg(x).stride()
 
@@ -51,7 +51,7 @@ def test_forward(op: Op, dtype: torch.dtype, device: str) -> None:
 @pytest.mark.parametrize("nan", [False, True])
 @pytest.mark.parametrize("channels", [1, 3, 64, 67, 200])
 def test_bounds_of_channels(channels: int, nan: bool, dtype: torch.dtype, device: str) -> None:
-    """Of activations, in each layout, one row of bounds is for many rows; one of the bounds may be NaN."""
+    """One row of bounds is for many rows of activations, in each layout; one of the bounds may be NaN."""
     x = quarters((3, channels, 15, 17), dtype, 0).to(device) + 0.125
     x[0, 0, 0, 0] = float("nan")
     low, high = (quarters((channels, 1, 1), dtype, seed).to(device) for seed in (1, 2))
@@ -142,6 +142,6 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", sys.argv
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="instruction sets of x86")
 @pytest.mark.parametrize("capability", ["default", "avx2"])
 def test_instruction_sets(capability: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The largest is what the other tests run with."""
+    """The other tests run with the largest."""
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
     assert " failed" not in run(CAPABILITY, __file__, backend="native")

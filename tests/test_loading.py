@@ -1,4 +1,4 @@
-"""Which backend runs: the policy, and what happens to an installation that is absent, damaged or for another torch."""
+"""Which backend runs: the policy, and what happens if ste-core is absent, damaged or built for another torch."""
 
 import hashlib
 import json
@@ -70,12 +70,12 @@ def test_any_other_request_is_an_error(value: str) -> None:
         policy(value)
 
 
-# In a process of its own, with a ste_core that is put before the installed one.
+# In a separate process, with a ste_core that comes before the installed one.
 
 
 @pytest.fixture
 def core(tmp_path: Path) -> Path:
-    """The Python half of ste-core, and what claims to be a build for this torch. Its library is no library."""
+    """The Python part of ste-core, and a fake build for this torch, whose library is not a library."""
     shutil.copytree(CORE_SOURCE, tmp_path / "ste_core", ignore=shutil.ignore_patterns("torch-*", "__pycache__"))
     write_build(tmp_path, torch.__version__)
     (tmp_path / "ste_core" / "_compiled.py").touch()
@@ -103,7 +103,7 @@ def write_library(core: Path, content: bytes) -> None:
 
 
 def assert_falls_back(core: Path, reason: str) -> None:
-    """One warning that gives the reason and the remedy, then the fallback; an error if native was asked for."""
+    """One warning with the reason and the remedy, then the fallback; an error if native was requested."""
     by_default, native, python = (fork(SHOW, backend, core) for backend in ("auto", "native", "python"))
     output = by_default.output
     assert by_default.succeeded and output.count("RuntimeWarning") == 1
@@ -142,7 +142,7 @@ def test_library_that_only_begins_as_one(core: Path) -> None:
 
 
 def test_the_loaders_own_words_are_given(core: Path) -> None:
-    """All that torch says itself is "Could not load this library"."""
+    """All that torch itself says is "Could not load this library"."""
     source, library = core / "undefined.cpp", core / "undefined.so"
     source.write_text("extern int no_such_symbol; int* address = &no_such_symbol;\n")
     output_of("c++", "-shared", "-fPIC", "-o", library, source)
@@ -188,7 +188,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.skipif(ste.backend().name != "native", reason="needs the native backend")
 @pytest.mark.parametrize(("library", "damage"), [*(("libste", damage) for damage in DAMAGES), ("_C", "its first half")])
 def test_library_that_is_damaged(tmp_path: Path, library: str, damage: str) -> None:
-    """To load the half of one is a crash of the loader."""
+    """Loading half a library crashes the loader."""
     (path,) = installed_copy(tmp_path).glob(f"{library}.*")
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
     reason = f"{path.name} for torch {torch.__version__} is damaged: it is not what was installed"
@@ -203,7 +203,7 @@ def test_file_that_is_missing(tmp_path: Path, file: str) -> None:
 
 
 def installed_copy(to: Path) -> Path:
-    """The folder of the running build, in a copy of the installed package, which is found first."""
+    """The folder of the running build in a copy of the installed package, which is found first."""
     from ste_core import build_for
 
     shutil.copytree(CORE_SOURCE, to / "ste_core", ignore=shutil.ignore_patterns("torch-*", "__pycache__"))
@@ -272,7 +272,7 @@ def test_reading_what_was_built_loads_nothing() -> None:
 
 
 def test_import_is_light() -> None:
-    """torch._dynamo alone takes 1.5 s to import; ste must not be what imports it."""
+    """torch._dynamo alone takes 1.5 s to import; ste must not import it."""
     code = "import torch, sys; before = set(sys.modules); import ste; print(*(set(sys.modules) - before))"
     loaded = run(code).splitlines()[-1].split()
     packages = {name.split(".")[0] for name in loaded if not name.startswith("torch.")}

@@ -1,4 +1,4 @@
-"""tools/merge_wheels.py: several builds of ste-core in one wheel, by what the wheels say of themselves."""
+"""tools/merge_wheels.py: several builds of ste-core in one wheel, according to the wheels' metadata."""
 
 import zipfile
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_file_names_mean_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("first", "second", "merged"),
     [
-        # auditwheel writes two names of the same: any one of the tags is enough, so the older counts.
+        # auditwheel writes two tags for the same system: either is enough to install the wheel, so the older counts.
         (["manylinux_2_17_x86_64", "manylinux2014_x86_64"], ["manylinux_2_34_x86_64"], "manylinux_2_34_x86_64"),
         (["manylinux_2_28_x86_64"], ["manylinux_2_4_x86_64"], "manylinux_2_28_x86_64"),
         (["manylinux_2_28_x86_64", "manylinux_2_35_x86_64"], ["manylinux_2_31_x86_64"], "manylinux_2_31_x86_64"),

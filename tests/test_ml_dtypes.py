@@ -1,4 +1,4 @@
-"""fake_quantize_float beside the casts of ml_dtypes, on every pattern of 16 bits."""
+"""fake_quantize_float compared with the casts of ml_dtypes, on every 16-bit pattern."""
 
 import math
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def test_all_patterns_beside_ml_dtypes(format: str, dtype: torch.dtype) -> None:
 
 @EVERY_FORMAT
 def test_float32_beside_ml_dtypes(format: str) -> None:
-    """Every exponent, every tie and its neighbours, and numbers at random."""
+    """Every exponent, every tie and its neighbors, and random numbers."""
     generator = torch.Generator().manual_seed(0)
     bits = torch.randint(-(2**31), 2**31, (1 << 18,), generator=generator, dtype=torch.int64).to(torch.int32)
     ties = expected(all_patterns(torch.bfloat16), format).float().unique()

@@ -1,4 +1,4 @@
-"""tools/mutants.py: the mutants are changes of the sources as they are now."""
+"""tools/mutants.py: the mutants are changes to the current sources."""
 
 import ast
 import importlib

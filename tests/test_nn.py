@@ -1,4 +1,4 @@
-"""ste.nn: what each quantizer computes, and what it keeps."""
+"""ste.nn: what each quantizer computes and keeps."""
 
 import copy
 import math
@@ -20,7 +20,7 @@ EVERY_PAIR = pytest.mark.parametrize("name", PAIRS)
 FLOOR = 2.0**-40
 
 
-# Values, as the ops give them.
+# Values are those of the ops.
 
 
 def test_learned() -> None:
@@ -56,9 +56,9 @@ def test_ranges(bits: int, narrow_range: bool, signed: bool) -> None:
     quantizer = ste.nn.IntegerQuantizer(bits, signed=signed, narrow_range=narrow_range, scale="absmax")
     q = quantizer.quantize(torch.linspace(-1, 1, 1 + 2**17))
     assert q.max() == int(ste.max_int(signed, bits))
-    assert q.min() == (-(2 ** (bits - 1)) + 1 if signed else 0)  # of a symmetric x
+    assert q.min() == (-(2 ** (bits - 1)) + 1 if signed else 0)  # for a symmetric x
     assert q.dtype == ((torch.int8 if signed else torch.uint8) if bits <= 8 else torch.int16 if signed else torch.int32)
-    x = torch.tensor([-3.0, 1.0])  # beyond what was observed
+    x = torch.tensor([-3.0, 1.0])  # outside the observed range
     observer = ste.nn.IntegerQuantizer(bits, signed=signed, narrow_range=narrow_range, scale="ema")
     observer.initialize(torch.ones(1))
     assert observer.eval().quantize(x)[0] == int(ste.min_int(signed, narrow_range, bits))
@@ -164,7 +164,7 @@ def test_signs(axis: int | None) -> None:
 @EVERY_PAIR
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_16_bits(name: str, dtype: torch.dtype) -> None:
-    """As in float32, of the same numbers, and rounded once."""
+    """The same as in float32 on the same numbers, rounded once."""
     x = x_of(3, 64).to(dtype)
     for make in PAIRS[name]:
         quantizers: list[Any] = [make(), make()]
@@ -195,7 +195,7 @@ def test_zeros_stay_zeros_and_have_a_gradient(name: str, part: str, dtype: torch
     (gradient,) = torch.autograd.grad(y.sum(), x)
     assert y.isfinite().all()
     assert gradient.isfinite().all()
-    # LSQ's mask is strict, and 0 the end of what is unsigned.
+    # LSQ's mask is strict, and 0 is the lower limit of an unsigned grid.
     assert gradient.any() == (getattr(quantizer, "zero_point_kind", None) != "learned")
 
 
@@ -277,7 +277,7 @@ def test_two_calls_before_a_backward() -> None:
     x = x_of(20).requires_grad_()
     y = quantizer(x) + quantizer(2 * x)
     (gradient,) = torch.autograd.grad(y.sum(), x)
-    assert set(gradient.unique().tolist()) <= {1.0, 3.0}  # 1 where 2 x is beyond what was observed
+    assert set(gradient.unique().tolist()) <= {1.0, 3.0}  # 1 where 2 x is outside the observed range
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])

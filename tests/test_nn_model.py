@@ -1,4 +1,4 @@
-"""ste.nn: what becomes of a model whose layers are quantized, and what it takes to undo it."""
+"""ste.nn: what happens to a model whose layers are quantized, and how to undo it."""
 
 import copy
 import math
@@ -121,7 +121,7 @@ def test_an_input_by_keyword() -> None:
 
 
 def test_attention() -> None:
-    """Of which one layer is not called, but its weight is read."""
+    """A model that reads the weight of one layer without calling it."""
     model = nn.TransformerEncoderLayer(16, 2, 32, dropout=0, batch_first=True)
     x = x_of(2, 5, 16)
     plain = model(x)
@@ -142,7 +142,7 @@ def test_attention() -> None:
 
 @pytest.mark.parametrize("scale", ["learned", "ema"])
 def test_initialize_as_the_first_step_does(scale: str) -> None:
-    """Of what an untrained batch norm lets pass in evaluation, the scale would be another."""
+    """In evaluation mode, an untrained batch norm's output would give another scale."""
     models: list[Any] = []
     for _ in range(2):
         torch.manual_seed(0)

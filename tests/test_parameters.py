@@ -1,4 +1,4 @@
-"""What stands beside x: numbers in the place of tensors, one element for any shape, a scalar on the CPU, an axis."""
+"""The arguments beside x: numbers instead of tensors, one element for any shape, a scalar on the CPU, an axis."""
 
 import math
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def test_a_number_is_a_scale_without_a_gradient(dtype: torch.dtype, number: Any)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("function", [ste.fake_quantize, APPLY["fake_quantize_fn"]], ids=["op", "class"])
 def test_parameters_of_another_dtype_may_lie_apart(function: Callable[..., Tensor], dtype: torch.dtype) -> None:
-    """They are converted to what x is computed in: each from where it is, and not from beside the one before."""
+    """Parameters are converted to the dtype of the computation, even if their elements are not adjacent in memory."""
     x, g = sample(5, 3).to(dtype), sample(3, 5).mT.to(dtype)
     scale, zero_point = torch.tensor([0.3, 0.5, 2.0]), torch.tensor([1.0, 0.0, -2.0])
     found = []
@@ -98,7 +98,7 @@ def test_no_result_lies_beyond_the_ends(dtype: torch.dtype, low: int, high: int)
     ):
         values = [int(value) for value in y]
         assert all(low <= value <= high for value in values)
-        # The largest and the smallest there are.
+        # The largest and the smallest numbers.
         up, down = (torch.nextafter(y, torch.tensor(end, dtype=wide)) for end in (math.inf, -math.inf))
         assert values[0] == high or int(up[0]) > high
         assert values[1] == low or int(down[1]) < low

@@ -1,4 +1,4 @@
-"""What is pickled under one backend loads and runs under the other."""
+"""A pickle made under one backend loads and runs under the other."""
 
 import copy
 import pickle

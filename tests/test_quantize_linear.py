@@ -1,4 +1,4 @@
-"""``ste.onnx.quantize_dequantize``: what QuantizeLinear can express is exported to the bit, the rest is refused."""
+"""``ste.onnx.quantize_dequantize`` exports what QuantizeLinear can express, to the bit, and refuses the rest."""
 
 import re
 from collections.abc import Callable
@@ -21,13 +21,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 Computed = Callable[[Tensor, Tensor], Tensor]
-# The shape of a grouped weight, with values beyond every grid.
+# The shape of a grouped weight, with values outside every grid.
 X = torch.cat([torch.linspace(-60, 60, 8 * 4 * 32 - 4), tensor([torch.inf, -torch.inf, -0.0, 1e30])]).view(8, 4, 32)
 GROUPS = torch.linspace(0.02, 2, 32).view(8, 4, 1)
 
 
 class Quantizer(torch.nn.Module):
-    """With parameters, as they are learned; `computed` makes the zero point of x and of its parameter."""
+    """A model with learned parameters; `computed` computes the zero point from x and from its parameter."""
 
     def __init__(
         self, scale: Tensor, zero_point: Tensor | None, low: int, high: int, computed: Computed | None = None
@@ -67,7 +67,7 @@ GRIDS: dict[str, tuple[Tensor, Tensor | None, int, int]] = {
 @pytest.mark.parametrize("grid", GRIDS)
 def test_special_values(grid: str, dtype: torch.dtype) -> None:
     x = special_values(dtype)
-    x = x[~x.isnan()]  # QuantizeLinear's is the runtime's own affair
+    x = x[~x.isnan()]  # how QuantizeLinear handles it is up to the runtime
     x = torch.cat([x, torch.linspace(-40, 40, -len(x) % 120).to(dtype)]).reshape(-1, 3, 40)
     module = Quantizer(*GRIDS[grid])
     model = exported(module, x, 20)
@@ -137,7 +137,7 @@ def test_blocks(case: str, opset: int) -> None:
     ("grid", "kind"), [((-8, 7), "INT4"), ((0, 15), "UINT4"), ((-7, 7), "INT8"), ((0, 14), "UINT8")], ids=str
 )
 def test_four_bits(grid: tuple[int, int], kind: str, opset: int) -> None:
-    """From opset 21 on, where the grid is all of the range: Clip is not for integers of 4 bits."""
+    """From opset 21 on, if the grid is the whole range: Clip does not support 4-bit integers."""
     module = Quantizer(torch.rand(4, 1) + 0.1, tensor(3), *grid)
     model = exported(module, X, opset)
     assert_exports(module, X, model)
@@ -162,7 +162,7 @@ def test_blocks_of_a_batch_of_any_size(case: str) -> None:
 
 
 class OfEachToken(torch.nn.Module):
-    """A scale that follows x."""
+    """A scale that depends on x."""
 
     def forward(self, x: Tensor) -> Tensor:
         return ste.fake_quantize(x, x.abs().amax(-1, keepdim=True).clamp(min=1e-5) / 7, None, -8, 7)
@@ -231,7 +231,7 @@ torch.onnx.export(Quantizer().eval(), (torch.randn(3),), **options)
 
 @pytest.mark.parametrize("opset", [20, 21])
 def test_an_export_that_works_is_silent(opset: int) -> None:
-    """But for what torch's exporter prints of itself, with and without the table."""
+    """No output except what torch's exporter prints about itself, with and without the table."""
 
     def printed(which: str) -> list[str]:
         return [re.sub(r"^W\S+ \S+ \d+", "", line) for line in run(QUIET, which, opset).splitlines()]

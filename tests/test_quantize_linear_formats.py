@@ -1,4 +1,4 @@
-"""``ste.onnx.quantize_dequantize``: formats of 8 bits and blocks, to the bit, and what of them is refused."""
+"""``ste.onnx.quantize_dequantize``: 8-bit formats and blocks, to the bit, and the cases that it refuses."""
 
 import re
 from collections.abc import Callable
@@ -25,7 +25,7 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
 class Results(torch.nn.Module):
-    """Functions of x in a dtype. NumPy has no bfloat16: what comes in and goes out is float32."""
+    """Functions of x in a dtype. NumPy has no bfloat16, so inputs and outputs are float32."""
 
     def __init__(self, *functions: Callable[[Tensor], Tensor], dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -41,12 +41,12 @@ class Results(torch.nn.Module):
 
 def assert_exports(module: Results, x: Tensor, model: onnx.ModelProto, *, signed_zeros: bool = True) -> None:
     for actual, expected in zip(computed(model, x), module(x), strict=True):
-        # The formats fnuz have no -0. To add 0 makes it 0.
+        # The fnuz formats have no -0; adding 0 turns it into 0.
         assert_same_bits(actual, expected if signed_zeros else expected + 0.0, x)
 
 
 def with_ties(format: str, dtype: torch.dtype) -> Tensor:
-    """The numbers of the format, what is between two of them, the neighbors of both, and special values."""
+    """The numbers of the format, the midpoints between them, the neighbors of both, and special values."""
     numbers = torch.arange(256, dtype=torch.uint8).view(getattr(torch, f"float8_{format}")).float()
     numbers = numbers[numbers.isfinite()].sort().values
     numbers = torch.cat([numbers, (numbers[1:] + numbers[:-1]) / 2, tensor([464.0, 490.0, 248.0, 61440.0, 63000.0])])
@@ -105,7 +105,7 @@ GRIDS = [*INTEGERS, ("e4m3fn", "absmax"), ("float8_e5m2", "absmax")]
 
 
 def blocks_of_all_sizes(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Numbers of many sizes: blocks of zeros, blocks whose scale underflows, and an end that is shorter."""
+    """Numbers of many magnitudes: blocks of zeros, blocks whose scale underflows, and a shorter block at the end."""
     generator = torch.Generator().manual_seed(0)
     exponents = torch.linspace(-149, 100 if dtype != torch.float16 else 12, shape[0]).view(-1, *[1] * (len(shape) - 1))
     x = torch.randn(shape, generator=generator) * exponents.exp2()
@@ -117,7 +117,7 @@ def blocks_of_all_sizes(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 )
 def test_blocks(dim: int, dtype: torch.dtype) -> None:
     x = blocks_of_all_sizes((40, 12, 36), dtype)
-    # Whole ones; a shorter one at the end; one of all, by two names.
+    # Whole blocks; a shorter one at the end; a single one, written in two ways.
     sizes = {0: (8, 16, None), 1: (4, 5, 100), -1: (12, 32, None)}[dim]
     functions = [in_blocks(grid, size, rule, dim) for grid, rule in GRIDS for size in sizes]
     module = Results(*functions, dtype=dtype)
@@ -126,7 +126,7 @@ def test_blocks(dim: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("units", [50, 17_000])
 def test_blocks_whose_scale_is_subnormal(units: int) -> None:
-    """The scale is rounded to so few bits that x may be -10 scales: not one of int4 becomes -8."""
+    """The scale is rounded to so few bits that x may be -10 times the scale: no int4 value becomes -8."""
     x = torch.randint(-units, units + 1, (64, 64), generator=torch.Generator().manual_seed(0)) * 2.0**-149
     module = Results(*(in_blocks(grid, 8, rule) for grid, rule in GRIDS))
     assert_exports(module, x, exported(module, x, 21))
@@ -168,7 +168,7 @@ def test_linear_weights_in_groups() -> None:
     model = torch.nn.Sequential(layers[0], torch.nn.ReLU(), layers[1])
     x = torch.randint(-8, 8, (5, 96)).float()
     with torch.no_grad():
-        # All scales are 1, so that all sums are whole: the runtime adds in another order than PyTorch.
+        # All scales are 1, so that all sums are integers: the runtime and PyTorch add in different orders.
         for layer in layers:
             layer.weight.copy_(torch.empty_like(layer.weight).uniform_(-7, 7))
             layer.weight[:, ::32] = 7.0

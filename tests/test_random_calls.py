@@ -1,4 +1,4 @@
-"""A few of the calls at random that `tools/fuzz.py` makes many of."""
+"""A few of the random calls, of which `tools/fuzz.py` makes many."""
 
 import warnings
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def threads() -> Iterator[None]:
 def test_at_random(part: int) -> None:
     for number in range(part * EACH, (part + 1) * EACH):
         case = Input(number)
-        print(number, case)  # shown of a test that fails
+        print(number, case)  # shown when a test fails
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own, of layouts that it calls a prototype
+            warnings.simplefilter("ignore")  # torch's own warnings about layouts that it calls a prototype
             check(case)

@@ -1,4 +1,4 @@
-"""The ends of integer ranges: every width from 1 to 62, in every dtype, against Python's integers."""
+"""The limits of integer ranges: every width from 1 to 62, in every dtype, compared with Python's integers."""
 
 import warnings
 from typing import Any
@@ -104,7 +104,7 @@ def test_traced_by_fx() -> None:
 
 
 class Ends(torch.nn.Module):
-    """The ends for a width that is a number, for a buffer of widths, and for an input."""
+    """The limits for a width that is a number, for a buffer of widths, and for an input."""
 
     def __init__(self, number: Any) -> None:
         super().__init__()
@@ -121,11 +121,11 @@ class Ends(torch.nn.Module):
 
 @pytest.mark.parametrize("number", [4, np.int64(4)], ids=repr)
 def test_onnx(number: Any) -> None:
-    import onnxruntime  # which a machine with a GPU may not have
+    import onnxruntime  # a machine with a GPU may not have it
 
     module, widths = Ends(number).eval(), torch.arange(1, 63)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, about itself
+        warnings.simplefilter("ignore")  # the exporter's warnings about itself
         program = torch.onnx.export(module, (widths,), dynamo=True, verbose=False)
     assert program is not None
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -149,7 +149,7 @@ def test_integer_tensor_never_wraps(dtype: torch.dtype, widths: list[int], first
 def test_floating_tensor_is_rounded_once(dtype: torch.dtype, bit_width: int, first: bool, second: bool) -> None:
     results = all_three(first, second, torch.tensor(float(bit_width), dtype=dtype))
     assert [r.dtype for r in results] == [dtype] * 3
-    # Through float64 by way of Python's integers: what the dtype cannot hold is rounded, not approximated.
+    # Through float64, from Python's integers: what the dtype cannot represent is rounded, not approximated.
     exact = [torch.tensor(value, dtype=torch.int64).to(dtype) for value in expected(first, second, bit_width)]
     assert [r.item() for r in results] == [e.item() for e in exact]
 
@@ -172,7 +172,7 @@ def test_floating_width_is_differentiable(dtype: torch.dtype) -> None:
 
 def test_nothing_syncs_or_breaks_a_graph() -> None:
     for dtype in (torch.int8, torch.float32):
-        on_meta = torch.empty(3, dtype=dtype, device="meta")  # whose values nobody can read
+        on_meta = torch.empty(3, dtype=dtype, device="meta")  # its values cannot be read
         for result in all_three(True, True, on_meta):
             assert result.device.type == "meta" and result.shape == (3,)
 

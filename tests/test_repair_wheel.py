@@ -1,4 +1,4 @@
-"""tools/repair_wheel.py: what auditwheel changes, and the sums by which ste_core knows its libraries."""
+"""tools/repair_wheel.py: what auditwheel changes, and the checksums by which ste_core knows its libraries."""
 
 import hashlib
 import shutil
@@ -25,7 +25,7 @@ def unpacked(wheel: Path, into: Path) -> Path:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="auditwheel is for Linux")
 def test_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library of the machine's that ours needs is copied into the wheel, for which auditwheel changes ours."""
+    """The system library that ours needs is copied into the wheel, and auditwheel changes ours to find it."""
     from repair_wheel import check_sums, repair
 
     needed, ours = tmp_path / "libneeded.so", tmp_path / LIBRARY
@@ -44,7 +44,7 @@ def test_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(repaired) as archive:
         assert archive.testzip() is None
         assert "SHA256SUMS" in archive.read("ste_core-1.0.dist-info/RECORD").decode()
-    # As the loader reads them.
+    # As the loader reads the checksums.
     monkeypatch.syspath_prepend(CORE_SOURCE.parent)
     from ste_core import Build, _sums
 

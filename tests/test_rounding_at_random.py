@@ -1,4 +1,4 @@
-"""`random=` of the three ops to a grid: rounding that is stochastic, between the two neighbors on the grid."""
+"""`random=` of the three ops to a grid: stochastic rounding between the two neighbors on the grid."""
 
 import io
 import math
@@ -19,7 +19,7 @@ from torch.func import grad, jvp, vmap
 import ste
 
 Array = np.ndarray[Any, Any]
-# Without their types, which do not see through a list of arguments.
+# Without their types, which do not accept an unpacked list of arguments.
 fake_quantize: Callable[..., Any] = ste.fake_quantize
 block_scale: Callable[..., Any] = ste.block_scale
 of_integers: Any = ste.autograd_ops.fake_quantize_fn.apply
@@ -36,13 +36,13 @@ class Expected(NamedTuple):
 
 
 def on_integers(v: Array, random: Array, low: float, high: float, zero_point: float = 0) -> tuple[Array, Array]:
-    """The integers without the zero point, and whether they were within the ends."""
+    """The integers without the zero point, and whether they were within the limits."""
     shifted = round_at_random(v, random) + v.dtype.type(zero_point)
     return np.clip(shifted, low, high) - v.dtype.type(zero_point), (low <= shifted) & (shifted <= high)
 
 
 def on_format(v: Array, random: Array, name: str, *, saturate: bool = True) -> tuple[Array, Array]:
-    """The numbers of the format, and whether they were within its ends."""
+    """The numbers of the format, and whether they were within its limits."""
     format = ste.FloatFormat.named(name)
     wide = v.astype(np.float64)
     step = np.exp2(np.maximum(np.frexp(wide)[1] - 1, 1 - format.bias) - np.float64(format.mantissa_bits))
@@ -54,7 +54,7 @@ def on_format(v: Array, random: Array, name: str, *, saturate: bool = True) -> t
 
 
 def by_numpy(x: Tensor, random: Tensor, scale: Tensor, rounded: Callable[..., tuple[Array, Array]]) -> Expected:
-    """In what is computed in. A scale of 0 is that of a block of zeros."""
+    """The scale, in the dtype of the computation. A block of zeros has a scale of 0."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     xs, rs, scales = (t.detach().cpu().to(dtype).numpy() for t in (x, random, scale))
     with np.errstate(all="ignore"):
@@ -66,7 +66,7 @@ def by_numpy(x: Tensor, random: Tensor, scale: Tensor, rounded: Callable[..., tu
 
 
 class Case(NamedTuple):
-    """An op, of x and random; its autograd class; and what NumPy makes of it."""
+    """An op as a function of x and random, its autograd class, and the result from NumPy."""
 
     call: Callable[..., Any]
     class_call: Callable[..., Any]
@@ -109,7 +109,7 @@ def floats(name: str, *, saturate: bool = True) -> Case:
 
 
 def blocks(grid: str, block: int | None, rule: str, dim: int) -> Case:
-    """With the scales that `block_scale` has, which the tests of blocks have shown."""
+    """With the scales from `block_scale`, which the tests of blocks check."""
     tensor_scale = 1 / 64 if rule == "e4m3fn" else None
 
     def expected(x: Tensor, random: Tensor) -> Expected:
@@ -162,7 +162,7 @@ EVERY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
 
 
 def drawn(shape: Any, dtype: torch.dtype, device: str, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """x, a gradient and the numbers at random: multiples of 1/64, which every dtype holds, 0 among them."""
+    """x, a gradient and the random numbers: multiples of 1/64, which every dtype can represent, including 0."""
     generator = torch.Generator().manual_seed(seed)
     x, g = (torch.randn(shape, generator=generator, dtype=torch.float64) * 3 for _ in range(2))
     random = torch.randint(0, 64, shape, generator=generator) / 64
@@ -170,7 +170,7 @@ def drawn(shape: Any, dtype: torch.dtype, device: str, seed: int = 0) -> tuple[T
 
 
 def samples(dtype: torch.dtype, device: str) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Special values, and others in several layouts."""
+    """Special values, and other values in several layouts."""
     special = special_values(dtype, device)
     special = torch.cat([special, special.new_zeros(-special.numel() % 3)]).reshape(3, -1)
     _, g, random = drawn(special.shape, dtype, device)
@@ -212,7 +212,7 @@ def test_gradient_to_the_scale(name: str, dtype: torch.dtype, device: str) -> No
     assert abs(found.item() - terms.sum().item()) <= 1e-5 * terms.abs().sum().item()
 
 
-# A minute for some of them.
+# Some of them take a minute.
 QUICK_TO_COMPILE = ("integers with a zero point", "e2m1fn", "mxfp4", "int4, asymmetric")
 COMPILED = [
     pytest.param(case, id=name, marks=[] if name in QUICK_TO_COMPILE else pytest.mark.slow)
@@ -222,7 +222,7 @@ COMPILED = [
 
 @pytest.mark.parametrize("case", COMPILED)
 def test_compiled_and_exported(case: Case, device: str) -> None:
-    """The same bits of the same numbers."""
+    """The same numbers give the same bits."""
     x, g, random = drawn((9, 70), torch.float32, device)
     y, passes, _ = case.expected(x, random)
 
@@ -274,7 +274,7 @@ def test_derivatives(case: Case, device: str) -> None:
 
 @EVERY_CASE
 def test_vmap(case: Case, device: str) -> None:
-    """Each sample with its own numbers, or all with the same, or one sample with many."""
+    """Each sample with its own numbers, all samples with the same, or one sample with many."""
     x, g, random = drawn((4, 9, 35), torch.float32, device)
     for call in (case.call, case.class_call):
         for in_dims in ((0, 0), (0, None), (None, 0), (1, 2), (-1, 0)):
@@ -311,7 +311,7 @@ def test_the_numbers_get_no_gradient(case: Case, device: str) -> None:
 @pytest.mark.parametrize("value", [0.25, -0.25, 0.001, -1.999, 2.5, -3.0, 5.75, -6.5, 0.0])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_the_expected_value_is_x(value: float, dtype: torch.dtype, device: str) -> None:
-    """Within 4 standard errors over 10^6 draws, never anything but the two neighbors, and never out of the grid."""
+    """Within 4 standard errors over 10^6 draws, only the two neighbors, and never outside the grid."""
     x = torch.full((N,), value, dtype=dtype, device=device)
     exact = x[0].double().item()
     random = torch.rand(N, generator=torch.Generator(device).manual_seed(0), device=device)
@@ -325,7 +325,7 @@ def test_the_expected_value_is_x(value: float, dtype: torch.dtype, device: str) 
             y = ste.fake_quantize(x, 1.0, None, -7, 7, random=random)
         else:
             y = ste.fake_quantize_float(x, None, grid, random=random)
-        # In blocks whose scale is 1: each has the grid's largest number.
+        # In blocks with a scale of 1, because each contains the grid's largest number.
         xs, rs = x[: N // 8 * 8].view(-1, 8).clone(), random[: N // 8 * 8].view(-1, 8)
         xs[:, 0] = end
         in_blocks = ste.fake_quantize_blocks(xs, grid, 8, random=rs)
@@ -345,7 +345,7 @@ def test_empty_and_of_no_dimension(case: Case, device: str) -> None:
     x = torch.zeros(0, 3, device=device, requires_grad=True)
     assert case.call(x, torch.zeros(0, 3, device=device)).shape == (0, 3)
     number = torch.tensor(1.3, device=device, requires_grad=True)
-    if case not in (CASES["e4m3fn in blocks"],):  # which has a dimension 1
+    if case not in (CASES["e4m3fn in blocks"],):  # it has a dimension of size 1
         y = case.call(number, torch.tensor(0.25, device=device))
         assert y.shape == ()
         assert torch.autograd.grad(y, number)[0].item() in (0, 1)
@@ -366,7 +366,7 @@ BY_CLASS: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dynamo", [True, False])
 def test_onnx(op: str, dynamo: bool) -> None:
-    """In elementary operators, by both exporters; the older has no blocks."""
+    """With elementary operators, through both exporters; the older does not support blocks."""
     x, _, random = drawn((9, 70), torch.float32, "cpu")
 
     class Layer(torch.nn.Module):
@@ -375,7 +375,7 @@ def test_onnx(op: str, dynamo: bool) -> None:
 
     buffer: Any = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, about itself
+        warnings.simplefilter("ignore")  # the exporter's warnings about itself
         if not dynamo and op == "fake_quantize_blocks":
             with pytest.raises(torch.onnx.errors.SymbolicValueError, match="only with dynamo=True"):
                 torch.onnx.export(Layer(), (x, random), buffer, dynamo=False)
@@ -384,7 +384,7 @@ def test_onnx(op: str, dynamo: bool) -> None:
     model = program.model_proto.SerializeToString() if program is not None else buffer.getvalue()
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     given = {value.name: t.numpy() for value, t in zip(session.get_inputs(), (x, random))}
-    # Where is a sum in ONNX Runtime, without a sign of zero.
+    # Where is a sum in ONNX Runtime, which loses the sign of zero.
     assert_same_bits(torch.from_numpy(session.run(None, given)[0]) + 0, OPS[op](x, random) + 0)
 
 

@@ -1,4 +1,4 @@
-"""TorchScript: names and keywords, and a module that calls all that there is. The ops by themselves are in matrix/."""
+"""TorchScript: names and keywords, and a module that calls everything. The ops by themselves are in matrix/."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def test_bare_names_and_keywords() -> None:
 
 
 class Quantizer(torch.nn.Module):
-    """Calls everything that there is to script."""
+    """Calls everything that can be scripted."""
 
     def __init__(self) -> None:
         super().__init__()

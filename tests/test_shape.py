@@ -1,4 +1,4 @@
-"""The shapes over which statistics are taken."""
+"""The shapes over which statistics are computed."""
 
 from collections.abc import Callable
 
@@ -47,7 +47,7 @@ def test_traced_by_fx(
     traced = torch.fx.symbolic_trace(lambda x: x.reshape(function(x)))
     x = torch.zeros(shape)
     assert traced(x).shape == x.reshape(expected).shape
-    # Not the numbers of one shape: the call itself is in the graph.
+    # The graph has the call itself, and not the numbers of one shape.
     twice = torch.zeros([2 * n for n in shape])
     assert traced(twice).shape == twice.reshape(function(twice)).shape
 

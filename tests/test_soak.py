@@ -1,4 +1,4 @@
-"""Memory is flat over some thousands of calls, as it is over the million of `make soak`; what leaks is found."""
+"""Memory does not grow over some thousands of calls, as over the million of `make soak`; leaks are found."""
 
 import ctypes
 import json
@@ -38,7 +38,7 @@ def keep_a_thread() -> None:
     threading.Thread(target=threading.Event().wait, daemon=True).start()
 
 
-# By what has to find each: after how many calls it happens again, and what.
+# By the measure that must find each leak: after how many calls it recurs, and what leaks.
 LEAKS: dict[str, tuple[int, Callable[[], object]]] = {
     "blocks": (100, lambda: kept.append(object())),
     "tensors": (10_000, lambda: kept.append(torch.zeros(1))),
@@ -89,7 +89,7 @@ def print_differences() -> None:
 
 
 def printed(function: Callable[[], None]) -> Any:
-    """In a process of its own, whose memory no other test changes."""
+    """In a separate process, whose memory no other test changes."""
     return json.loads(run(f"import test_soak; test_soak.{function.__name__}()", backend=ste.backend().name))
 
 

@@ -1,4 +1,4 @@
-"""How the sources are laid out."""
+"""The layout of the sources."""
 
 import shutil
 from pathlib import Path
@@ -24,10 +24,10 @@ def test_no_file_is_long() -> None:
 
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
 def test_loops_run_only_where_they_are_chosen(capability: str) -> None:
-    """Neither when the library is loaded, nor in the place of a function that another file has too.
+    """They run neither when the library is loaded, nor instead of a function that another file has too.
 
-    Of such functions the linker takes one. All that others see of these objects is the tables of the loops, which are
-    constants; when they are loaded, they set up C++'s streams, for which no vector is needed.
+    The linker keeps one of such functions. These objects export only the tables of the loops, which are constants; when
+    they are loaded, they set up C++'s streams, which needs no vector instructions.
     """
     folder = OBJECTS / f"ste_loops_{capability}.dir"
     if not folder.exists() or not shutil.which("objdump"):
@@ -44,11 +44,11 @@ def test_loops_run_only_where_they_are_chosen(capability: str) -> None:
         startup = output_of("objdump", "-d", "--no-show-raw-insn", "--section=.text.startup", path)
         instructions = [line.split("\t")[1] for line in startup.splitlines() if "\t" in line]
         assert instructions
-        assert not [instruction for instruction in instructions if instruction[0] in "vk"]  # as AVX's begin
+        assert not [instruction for instruction in instructions if instruction[0] in "vk"]  # as AVX instructions begin
 
 
 def test_the_benchmark_knows_every_op(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not run here, and its races are made of the table of ops when it is imported."""
+    """The benchmark does not run here, but importing it creates its races from the table of ops."""
     monkeypatch.syspath_prepend(ROOT / "tools")
     import bench_calls
     from op_table import OPS

@@ -1,4 +1,4 @@
-"""stochastic_round_ste: what the table of ops does not say of it."""
+"""stochastic_round_ste: what the table of ops does not cover."""
 
 import math
 from typing import Any
@@ -19,11 +19,11 @@ N = 1_000_000
 
 @EVERY_DTYPE
 def test_values(dtype: torch.dtype, device: str) -> None:
-    """As NumPy computes it in float32 (float64 for float64), with numbers at random of either dtype."""
+    """The result from NumPy in float32 (float64 for float64), with random numbers of either dtype."""
     x = values(dtype, device)
     wide = torch.promote_types(dtype, torch.float32)
     for of_random in {dtype, wide}:
-        # A number that rounds to 1 is none that may be given.
+        # A number that rounds to 1 is not a valid random number.
         random = torch.rand(x.shape, dtype=torch.float64).clamp(max=0.99).to(device, of_random)
         xs, rs = (t.to(wide).cpu().numpy() for t in (x, random))
         with np.errstate(all="ignore"):
@@ -38,7 +38,7 @@ def test_values(dtype: torch.dtype, device: str) -> None:
 @pytest.mark.parametrize("value", [0.25, -0.25, 0.001, -1.999, 2.5, -3.0, 100.75, 8_388_607.5])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_the_expected_value_is_x(value: float, dtype: torch.dtype, device: str) -> None:
-    """Within 4 standard errors over 10^6 draws, and never anything but the two neighbors."""
+    """Within 4 standard errors over 10^6 draws, and only the two neighbors."""
     x = torch.full((N,), value, dtype=dtype, device=device)
     generator = torch.Generator(device).manual_seed(0)
     y = ste.stochastic_round_ste(x, generator=generator).double()

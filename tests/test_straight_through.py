@@ -1,4 +1,4 @@
-"""straight_through: the value of one tensor, and the gradient, the tangent and the second derivative of another."""
+"""straight_through: the value of one tensor, with the gradient, tangent and second derivative of another."""
 
 import math
 import warnings
@@ -104,7 +104,7 @@ def test_hard_gets_no_gradient_where_both_come_from_one_tensor(call: Call, devic
     (first,) = torch.autograd.grad((y**2).sum(), x, create_graph=True)
     assert torch.equal(first, 2 * (3 * x) * 2 * x)
     (second,) = torch.autograd.grad(first.sum(), x)
-    # d(2 y 2x)/dx, where dy/dx is 2x: that of soft.
+    # d(2 y 2x)/dx, where dy/dx is 2x, the derivative of soft.
     assert torch.equal(second, 2 * (2 * x) * 2 * x + 2 * (3 * x) * 2)
 
 
@@ -154,7 +154,7 @@ def test_vmap_over_each(call: Call, in_dims: tuple[int | None, int | None], devi
     expected = torch.stack([hard for hard, _ in calls])
     y = vmap(call, in_dims)(*batched)
     assert torch.equal(y, expected)
-    y.fill_(7)  # a copy, be it of what was expanded
+    y.fill_(7)  # a copy, even of an expanded tensor
     assert torch.equal(vmap(call, in_dims)(*batched), expected)
 
     of_each = vmap(grad(loss, 2), (None, *in_dims))(call, *batched)
@@ -181,7 +181,7 @@ NESTED = {
 @EVERY_CALL
 @pytest.mark.parametrize("case", NESTED)
 def test_nested_vmap(call: Call, case: str, device: str) -> None:
-    """Of shapes (3, 4, 2) in all, in which a tensor has 1 for the dimension that it is not mapped over."""
+    """Tensors of shape (3, 4, 2), with 1 instead of the dimension over which a tensor is not mapped."""
     outer, inner, *shapes = NESTED[case]
     hard, soft = (torch.arange(float(math.prod(shape)), device=device).reshape(shape) for shape in shapes)
     given = [t.squeeze(1 if t.shape[1] == 1 else 0) if 1 in t.shape else t for t in (hard, soft)]
@@ -199,7 +199,7 @@ def test_vmap_speaks_of_the_shapes_that_the_caller_sees(device: str) -> None:
         for in_dims, arguments in (((0, 0), (hard, soft)), ((0, None), (hard, soft[0])), ((None, 0), (hard[0], soft))):
             with pytest.raises(RuntimeError, match=r"straight_through: hard has shape \[3\], but soft has shape \[2\]"):
                 vmap(call, in_dims)(*arguments)
-        # Of one shape with the batch, and of two without it.
+        # The same shape with the batch, but two shapes without it.
         with pytest.raises(RuntimeError, match=r"straight_through: hard has shape \[3\], but soft has shape \[4, 3\]"):
             vmap(call, (0, None))(hard, hard)
 
@@ -318,7 +318,7 @@ def test_nothing_is_kept(call: Call, device: str) -> None:
 
 
 def test_the_idiom_is_neither_exact_nor_finite() -> None:
-    """What the migration guide says of it."""
+    """What the migration guide says about it."""
     hard = torch.tensor([0.1, 1.0, 2.0])
     soft = torch.tensor([1e8, 0.5, math.inf], requires_grad=True)
     idiom = soft + (hard - soft).detach()

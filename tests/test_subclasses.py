@@ -1,4 +1,4 @@
-"""Tensors that are more than a Tensor keep their type and their gradient."""
+"""Tensor subclasses keep their type and their gradient."""
 
 from typing import Any, ClassVar
 
@@ -17,11 +17,11 @@ EVERY_OP = pytest.mark.parametrize("op", OPS, ids=str)
 
 
 class Tagged(Tensor):
-    """A subclass that only wants to come back from what it is given to."""
+    """A subclass that checks only that ops return it again."""
 
 
 class Recorder(Tensor):
-    """A subclass that says what it was given to."""
+    """A subclass that records the functions that get it."""
 
     calls: ClassVar[list[Any]] = []
 
@@ -113,7 +113,7 @@ def test_fake_cuda_tensors_take_the_cuda_autograd_key(op: Op, dtype: torch.dtype
         y = op(x)
         assert y.device.type == "cuda" and y.shape == x.shape and y.dtype == dtype and y.requires_grad
         if ste.backend().name == "native":
-            # The node itself: the engine wants a device that is there.
+            # The node itself, because the engine requires a device that exists.
             node: Any = y.grad_fn
             nodes = ("StraightThrough", "TensorClamp", "FakeQuantize", "FakeQuantizeFloat", "FakeQuantizeBlocks")
             assert node.name().removesuffix("Backward") in nodes

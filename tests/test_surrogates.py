@@ -28,7 +28,7 @@ EVERY = pytest.mark.parametrize("kind", TABLE, ids=lambda kind: kind.name)
 EVERY_DTYPE = pytest.mark.parametrize("dtype", FLOATING, ids=str)
 
 
-# The antiderivatives of SLOPES, smooth functions of torch's.
+# The antiderivatives of SLOPES, as smooth torch functions.
 SMOOTH: dict[str, Callable[[Tensor, Any], Tensor]] = {
     "clipped": lambda x, a: x.clamp(-a, a),
     "polynomial": lambda x, a: torch.where(x.abs() <= a, 2 * x / a - x * x.abs() / a**2, x.sign()),
@@ -46,7 +46,7 @@ SMOOTH: dict[str, Callable[[Tensor, Any], Tensor]] = {
     ),
 }
 
-# Away from 0, and from where a mask ends.
+# Away from 0 and from the edge of a mask.
 POINTS = torch.tensor([-1.31, -0.62, -0.23, 0.17, 0.45, 0.84], dtype=torch.float64)
 
 
@@ -65,9 +65,9 @@ def test_the_tests_know_all_kinds() -> None:
 def test_gradient_is_that_of_the_formula(
     kind: Definition, dtype: torch.dtype, alpha: float | None, device: str
 ) -> None:
-    # With those at which exponents are large: there an error of the exponent is largest.
+    # Includes values with large exponents, where an error of the exponent matters most.
     x = torch.cat([torch.linspace(-3, 3, 4001), torch.linspace(-30, 30, 2001), 2.0 ** -torch.arange(0, 40)]).to(dtype)
-    x = x[(x.double().abs() - 0.1).abs() > 1e-3]  # reste jumps there, and 0.1 is in no dtype
+    x = x[(x.double().abs() - 0.1).abs() > 1e-3]  # reste jumps there, and no dtype can represent 0.1
     used = np.longdouble(torch.tensor(kind.alpha if alpha is None else alpha).double().item())
     with np.errstate(all="ignore"):
         expected = torch.from_numpy(
@@ -76,11 +76,11 @@ def test_gradient_is_that_of_the_formula(
     given = alpha if alpha is None else torch.tensor(alpha, device=device)
     found = gradient_of(kind, x.to(device), alpha=given).cpu()
     info = torch.finfo(dtype)
-    # Where the terms of a difference cancel, and where swish goes through 0, the error is that of the terms.
+    # Where the terms of a difference cancel, and where swish crosses 0, the error is that of the terms.
     size = expected.abs() + (expected.abs().max() if kind.name in ("polynomial", "triangle", "swish") else 0) * (
         1 if dtype == torch.float64 or not kind.is_transcendental else 0
     )
-    # In float64 there is nothing wider: the error of the exponent remains.
+    # float64 has no wider dtype, so the error of the exponent remains.
     steepness = expected.clamp(min=info.tiny).log().abs() if kind.is_transcendental and dtype == torch.float64 else 0
     allowed = 4 * info.eps * size * (1 + steepness) + info.smallest_normal
     assert ((found.double() - expected).abs() <= allowed).all()
@@ -111,7 +111,7 @@ def test_both_signs_have_the_gradient_and_their_own_values(kind: Definition, dty
 
 
 def assert_within_2_ulp(actual: Tensor, expected: Tensor, kind: Definition) -> None:
-    """Or to the bit, where there is no transcendental function: torch has several of them, by shape and by device."""
+    """To the bit without transcendental functions, of which torch has several versions, by shape and device."""
     if kind.is_transcendental:
         rtol = 2 * torch.finfo(actual.dtype).eps
         torch.testing.assert_close(actual, expected, rtol=rtol, atol=1e-40, equal_nan=True)
@@ -182,7 +182,7 @@ def close(actual: Any, expected: Any) -> None:
 
 @EVERY
 def test_derivatives_are_those_of_the_smooth_function(kind: Definition, device: str) -> None:
-    """Of all orders up to the third, in every nesting; where the sign is a factor it has its value, a constant."""
+    """Derivatives up to the third order, in every nesting; a sign that is a factor has its value, a constant."""
     points = POINTS.to(device)
     ours, theirs = sign(kind), smooth(kind)
     direction = torch.linspace(0.5, 2, len(points), dtype=torch.float64, device=device)
@@ -202,7 +202,7 @@ def test_derivatives_are_those_of_the_smooth_function(kind: Definition, device: 
     close(grad(each(vmap(ours)))(points), grad(each(theirs))(points))
     x = points.clone().requires_grad_()
     (first,) = torch.autograd.grad(ours(x), x, direction, create_graph=True)
-    # The clipped one is piecewise constant, and its gradient no function of x.
+    # The clipped one is piecewise constant, so its gradient does not depend on x.
     second = torch.autograd.grad(first.sum(), x)[0] if first.requires_grad else torch.zeros_like(x)
     close(second, direction * grad(each(grad(each(theirs))))(points))
     with fwAD.dual_level():
@@ -217,14 +217,14 @@ def test_derivatives_are_those_of_the_smooth_function(kind: Definition, device: 
     ids=["float64", "bfloat16", "transposed"],
 )
 def test_saved_tensors_that_hooks_change(kind: Definition, change: Callable[[Tensor], Tensor], device: str) -> None:
-    """Neither a crash nor another gradient, of numbers that every dtype holds."""
+    """Neither a crash nor another gradient, for numbers that every dtype can represent."""
     x = torch.tensor([[0.5, -0.25, 2.0], [0.0, -1.0, 0.75]], device=device)
     expected = gradient_of(kind, x, alpha=1.0)
     leaf = x.clone().requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: change(t) if t.dim() else t):
         y = binary_sign(leaf, -1.0, kind.name, 1.0)
     (found,) = torch.autograd.grad(y, leaf, torch.ones_like(y))
-    # A gradient of the dtype that the hook gives is cast by autograd.
+    # Autograd casts a gradient whose dtype is that of the hook's tensor.
     torch.testing.assert_close(found, expected, rtol=2**-7 if change is Tensor.bfloat16 else 1e-6, atol=0)
 
 
@@ -292,7 +292,7 @@ def test_ternary_threshold(device: str) -> None:
         expected = torch.tensor([-1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0], dtype=dtype, device=device)
         for threshold in (0.25, torch.tensor(0.25, device=device), torch.full_like(x, 0.25)):
             assert_same_bits(ternary_sign(x, threshold), expected)
-        # A threshold that x's dtype does not hold is not rounded to it.
+        # A threshold that x's dtype cannot represent is not rounded to it.
         one = torch.tensor([1.0], dtype=dtype, device=device)
         for above, y in ((1 + 2**-20, 0.0), (1 - 2**-20, 1.0)):
             assert ternary_sign(one, above).item() == y

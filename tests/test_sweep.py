@@ -1,4 +1,4 @@
-"""tools/sweep.py: what it keeps, and what it makes of it."""
+"""tools/sweep.py: what it keeps, and how it uses that."""
 
 import json
 from dataclasses import replace
@@ -41,7 +41,7 @@ def test_what_is_done_is_kept(tool: ModuleType, tmp_path: Path) -> None:
     again = tool.State(tmp_path, "an op, with x=1", "mark")
     assert again.parts == {number: part(number) for number in (0, 3, 7)}
     assert again.missing == [number for number in range(tool.PARTS) if number not in (0, 3, 7)]
-    # Killed while it wrote a line.
+    # Killed while writing a line.
     file.write_text(file.read_text()[:-20])
     cut = tool.State(tmp_path, "an op, with x=1", "mark")
     assert list(cut.parts) == [3, 0]

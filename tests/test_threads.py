@@ -1,4 +1,4 @@
-"""The loops run on all of torch's threads, which are the only ones, and give the same bits with any number of them."""
+"""The loops run on all of torch's threads and no others, and give the same bits with any number of them."""
 
 import gc
 import hashlib
@@ -22,9 +22,9 @@ pytestmark = pytest.mark.skipif(ste.backend().name != "native", reason="the Pyth
 
 Call = Callable[[], Sequence[Tensor]]
 
-# Enough for each of eight threads, which begin within rows.
+# Enough for each of eight threads, which start within rows.
 SHAPE = (32, 256, 127)
-# Shapes of x and of two parameters: with few sums, and with too many for each thread to have all of them.
+# Shapes of x and of two parameters: with few sums, and with too many for each thread to compute all of them.
 WITH_SUMS: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = [
     (SHAPE, (), ()),
     (SHAPE, (127,), (127,)),
@@ -39,8 +39,8 @@ WITH_SUMS: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = [
 ]
 
 
-# What a second thread has to take, of a half that is its own. Where the processors have other work, the first has the
-# work of waiting too.
+# The part of its half that a second thread must take. If the processors have other work, the first thread also spends
+# time on waiting.
 SHARE = 0.25
 ATTEMPTS = 5
 
@@ -50,7 +50,7 @@ def normal(shape: Sequence[int], seed: int) -> Tensor:
 
 
 def gradients(name: str, x: Tensor, *arguments: Any) -> Call:
-    """The backward alone, to x and to those of the arguments that get a gradient."""
+    """The backward alone, to x and to the arguments that get a gradient."""
     learns = name in ("tensor_clamp", "fake_quantize", "fake_quantize_float")
     learned = [t for t in arguments if isinstance(t, Tensor)] if learns else []
     leaves = [t.detach().requires_grad_() for t in (x, *learned)]
@@ -61,7 +61,7 @@ def gradients(name: str, x: Tensor, *arguments: Any) -> Call:
 
 
 def calls(dtype: torch.dtype) -> Iterator[tuple[str, Call]]:
-    """Every loop, of elements one after the other and of those that lie apart."""
+    """Every loop, over contiguous and over strided elements."""
     for layout, lay_out in LAYOUTS.items():
         x = lay_out(normal(SHAPE, 0).to(dtype) * 3)
         for op in OPS:
@@ -100,9 +100,9 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
 
 
 def print_shares(dtype: torch.dtype) -> None:
-    """The share of the processor's time, of each call, that a second thread takes: the largest of some attempts."""
+    """The share of each call's processor time that a second thread takes: the largest of some attempts."""
     torch.set_num_threads(2)
-    gc.disable()  # a collection takes as long as many calls
+    gc.disable()  # a garbage collection takes as long as many calls
     shares: dict[str, float] = {}
     for title, call in calls(dtype):
         call()
@@ -117,7 +117,7 @@ def print_shares(dtype: torch.dtype) -> None:
     print(json.dumps(shares))
 
 
-# The processor's time, which other processes do not take part in, of threads that sleep while they have no work.
+# Processor time, which excludes other processes, of threads that sleep while they have no work.
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_second_thread_takes_part(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
