@@ -1,4 +1,4 @@
-# Defines ste::torch (the C++ library) and ste::torch_python (its Python half) from the torch that Python imports. Sets
+# Defines ste::torch (the C++ library) and ste::torch_python (its Python part) from the torch that Python imports. Sets
 # STE_TORCH_VERSION ("2.13.0+cpu"), STE_TORCH_MINOR ("2.13"), STE_TORCH_CUDA ("13.0", or "" for a CPU build) and
 # STE_TORCH_CXX11_ABI (0 or 1).
 

@@ -2,7 +2,7 @@
 //
 //     run_scripted MODULE INPUTS OUTPUTS RUNS
 //
-// INPUTS holds x and the gradient g that comes in. OUTPUTS gets, for each run, y, the gradient of the sum of g y, and
+// INPUTS holds x and the incoming gradient g. OUTPUTS gets, for each run, y, the gradient of the sum of g y, and
 // the derivative of the gradient of the sum of g y^2.
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/jit/serialization/import.h>

@@ -1,4 +1,4 @@
-// An op on those of ste-core: to the integer above or below, with a probability that makes the mean x.
+// An op built on those of ste-core: rounds up or down, with probabilities such that the mean is x.
 #include <ste/ops.h>
 
 #include <ATen/ATen.h>

@@ -1,4 +1,4 @@
-// Calls ops, trains a layer with weights of 4 bits and a learned scale, and then
+// Calls ops, trains a layer with 4-bit weights and a learned scale, and then
 // runs a scripted module that uses the ops.
 //
 //     train_quantized [MODULE]
@@ -27,7 +27,7 @@ struct QuantLinearImpl : torch::nn::Module {
 };
 TORCH_MODULE(QuantLinear);
 
-// Whether what is learned is the layer that the targets are made with.
+// Whether training finds the layer that produced the targets.
 bool trains() {
   torch::manual_seed(0);
   const auto x = torch::randn({256, 8});
@@ -48,7 +48,7 @@ bool trains() {
   return last < 0.05 * first;
 }
 
-// Whether the ops give what they should, with the arguments of each.
+// Whether the ops return the right values, each with its arguments.
 bool computes() {
   const auto x = torch::tensor({-9.0, -0.3, 0.6, 2.4}, torch::requires_grad());
   const auto is = [](const torch::Tensor& y, const std::vector<double>& expected) {
