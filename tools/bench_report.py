@@ -330,7 +330,7 @@ def page(rows: Sequence[Row], machine: Row, folder: str) -> str:
         "",
         f"- {{download}}`All tables <{folder}/all.md>`: each op, dtype, layout and size, with quartiles.",
         f"- {{download}}`All numbers <{folder}/results.json>`, in JSON.",
-        f"- {{download}}`Growth <{folder}/growth.png>`: the time from 8 to 100 million elements, as a plot.",
+        f"- {{download}}`Growth <{folder}/growth.png>`: a plot of the time from 1 element to 100 million.",
         "",
     ]
     return "\n".join(lines)
