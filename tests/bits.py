@@ -9,7 +9,7 @@ _AS_INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """The bit patterns, NaN payloads aside."""
+    """The bit patterns, except NaN payloads."""
     if tensor.is_floating_point():
         tensor = torch.where(tensor.isnan(), torch.full_like(tensor, math.nan), tensor)
     return tensor.contiguous().view(_AS_INTEGER[tensor.element_size()])
@@ -27,12 +27,12 @@ def assert_same_bits(actual: Tensor, expected: Tensor, x: Tensor | None = None) 
 
 
 def all_patterns(dtype: torch.dtype, device: str = "cpu") -> Tensor:
-    """Every one of the 65,536 bit patterns of a 16-bit dtype."""
+    """All 65,536 bit patterns of a 16-bit dtype."""
     return torch.arange(-(2**15), 2**15, device=device).to(torch.int16).view(dtype)
 
 
 def special_values(dtype: torch.dtype, device: str = "cpu") -> Tensor:
-    """Zeros, ties, the neighbours of integers and of bounds, subnormals, the ends of the range, infinities and NaN."""
+    """Zeros, ties, the neighbors of integers and of bounds, subnormals, the limits of the range, infinities and NaN."""
     info = torch.finfo(dtype)
     whole = 2.0 ** round(-math.log2(info.eps))  # from here on every value is an integer
     magnitudes = [0.0, 0.3, 0.5, 0.7, 1.0, 1.3, 1.5, 2.0, 2.5, 3.0, 3.5, 5.9, 6.0, 100.5, 1e4]
@@ -50,12 +50,12 @@ def special_values(dtype: torch.dtype, device: str = "cpu") -> Tensor:
     )
     positive = torch.cat([base, *neighbours])
     nan = torch.tensor([math.nan], dtype=dtype)
-    # Three times over, so that each value meets vector lanes as well as the tail of the loop.
+    # Three times over, so that each value passes through vector lanes and through the tail of the loop.
     return torch.cat([positive, -positive, nan]).repeat(3).to(device)
 
 
 def values(dtype: torch.dtype, device: str = "cpu") -> Tensor:
-    """All that is worth trying of a dtype."""
+    """All values of a dtype that are worth testing."""
     if not dtype.is_floating_point:
         info = torch.iinfo(dtype)
         ends = [info.min, info.min + 1, info.max - 1, info.max]

@@ -1,6 +1,6 @@
-"""fake_quantize_blocks by NumPy, from the contract and not from the code.
+"""fake_quantize_blocks in NumPy, written from the contract and not from the code.
 
-Exponents are read from the bits. Every step is one operation in x's dtype, float32 or float64, rounded once.
+It reads exponents from the bits. Every step is one operation in x's dtype, float32 or float64, rounded once.
 """
 
 import re
@@ -17,13 +17,13 @@ _INTEGERS = re.compile(r"int([2-8])")
 
 
 class Grid(NamedTuple):
-    """The numbers that x is rounded to, before it is multiplied by the scale.
+    """The numbers to which x is rounded, before it is multiplied by the scale.
 
     Attributes:
-        max: The largest.
-        mantissa_bits: Without the leading one.
-        least: The exponent of the smallest number that has all of them.
-        bits: Of an integer; of a floating-point format, None.
+        max: The largest number.
+        mantissa_bits: The bits of the mantissa, without the leading one.
+        least: The exponent of the smallest number with a full mantissa.
+        bits: The bits of an integer; None for a floating-point format.
     """
 
     max: float
@@ -45,9 +45,9 @@ def grid_of(name: str) -> Grid:
 
 
 def exponent_and_significand(a: Array) -> tuple[Array, Array]:
-    """Of positive numbers: floor(log2 a), and a / 2^floor(log2 a) as an integer with all the bits of the dtype.
+    """For positive a: floor(log2 a), and a / 2^floor(log2 a) as an integer with all the bits of the dtype.
 
-    An infinity is the power of two that follows the largest number.
+    An infinity counts as the power of two after the largest number.
     """
     bits_of_mantissa, bias = (23, 127) if a.dtype == np.float32 else (52, 1023)
     pattern = a.view(np.uint32 if a.dtype == np.float32 else np.uint64).astype(np.int64)
@@ -72,7 +72,7 @@ def ceil_log2(a: Array) -> Array:
 
 
 def log2_of_rounded(a: Array, mantissa_bits: int) -> Array:
-    """floor(log2) of what a is, rounded half to even to these bits of a mantissa, with any exponent."""
+    """floor(log2) of a, rounded half to even to this many mantissa bits, with an unlimited exponent."""
     exponent, significand = exponent_and_significand(a)
     unit = _one(a) >> mantissa_bits
     whole, rest = significand // unit, significand % unit
@@ -87,7 +87,7 @@ def _one(a: Array) -> int:
 
 
 def step_of_format(v: Array, mantissa_bits: int, least: int) -> Array:
-    """The distance between the numbers of a format at each finite v, if there is no largest exponent."""
+    """The spacing of a format's numbers at each finite v, as if there were no largest exponent."""
     bits_of_exponent = np.uint32(0x7F80_0000) if v.dtype == np.float32 else np.uint64(0x7FF << 52)
     # 0 for a subnormal, which is below any format's least exponent.
     power = (v.view(bits_of_exponent.dtype) & bits_of_exponent).view(v.dtype)
@@ -96,7 +96,7 @@ def step_of_format(v: Array, mantissa_bits: int, least: int) -> Array:
 
 
 def round_to_format(v: Array, mantissa_bits: int, least: int) -> Array:
-    """To these bits of a mantissa, half to even, with no largest exponent; a zero keeps its sign."""
+    """Round to this many mantissa bits, half to even, without a largest exponent; a zero keeps its sign."""
     v = np.asarray(v)
     finite = np.where(np.isfinite(v), v, 0)
     step = step_of_format(finite, mantissa_bits, least)
@@ -105,14 +105,14 @@ def round_to_format(v: Array, mantissa_bits: int, least: int) -> Array:
 
 
 def _blocks(x: Array, block: int | None, dim: int) -> Array:
-    """The elements of a block as the first dimension, the blocks as the last; the last one is filled up with 0."""
+    """The elements of a block as the first dimension, the blocks as the last; the last block is padded with 0."""
     lines = np.moveaxis(x, dim, -1)
     length = lines.shape[-1]
     size = max(length, 1) if block is None else block
     count = 1 if block is None else -(-length // size)
     filled = np.zeros((*lines.shape[:-1], count * size), x.dtype)
     filled[..., :length] = lines
-    # NumPy takes a vector of blocks at once where the elements come first, and is 20 times as fast with two of them.
+    # If the elements come first, NumPy processes a vector of blocks at once: 20 times as fast for blocks of two.
     return np.ascontiguousarray(np.moveaxis(filled.reshape(*lines.shape[:-1], count, size), -1, 0))
 
 
@@ -121,14 +121,14 @@ def _back(of_blocks: Array, dim: int) -> Array:
 
 
 def default_tensor_scale(x: Array, grid: str) -> Array:
-    """What the public functions take where none is given."""
+    """The default of the public functions."""
     largest = np.max(np.abs(x), initial=0) if x.size else x.dtype.type(0)
     with np.errstate(all="ignore"):
         return np.asarray(largest / x.dtype.type(grid_of(grid).max * 448), x.dtype)
 
 
 def _beside(tensor_scale: Array, shape: tuple[int, ...]) -> Array:
-    """With as many dimensions as x."""
+    """A parameter with as many dimensions as x."""
     if tensor_scale.size == 1:
         return tensor_scale.reshape([1] * len(shape))
     return tensor_scale.reshape([1] * (len(shape) - tensor_scale.ndim) + list(tensor_scale.shape))
@@ -188,7 +188,7 @@ def _divisor(s: Array) -> Array:
 
 
 def zero_points(x: Array, grid: str, block: int | None, dim: int = -1) -> Array:
-    """Of rule minmax: one for each block, along dim."""
+    """Zero points of the rule minmax: one for each block, along dim."""
     if x.ndim == 0:
         return zero_points(x.reshape(1), grid, block).reshape(())
     bits = grid_of(grid).bits
@@ -201,7 +201,7 @@ def zero_points(x: Array, grid: str, block: int | None, dim: int = -1) -> Array:
 
 
 def along(of_blocks: Array, x: Array, block: int | None, dim: int) -> Array:
-    """What is one for each block, for each element."""
+    """Expand one value per block to one per element."""
     if x.ndim == 0:
         return of_blocks
     length = x.shape[dim]
@@ -212,7 +212,7 @@ def along(of_blocks: Array, x: Array, block: int | None, dim: int) -> Array:
 def fake_quantize_blocks(
     x: Array, grid: str, block: int | None, rule: str, dim: int = -1, tensor_scale: Array | None = None
 ) -> tuple[Array, Array]:
-    """The result before it is rounded to a dtype of 16 bits, and where the gradient goes to x."""
+    """The result before it is rounded to a 16-bit dtype, and where the gradient passes to x."""
     numbers, dtype = grid_of(grid), x.dtype.type
     s = along(scales(x, grid, block, rule, dim, tensor_scale), x, block, dim)
     with np.errstate(all="ignore"):

@@ -1,6 +1,6 @@
-"""The formats of few bits that the tests go by."""
+"""The formats of few bits that the tests use."""
 
-# Bits of the mantissa, the bias, and the largest number.
+# The bits of the mantissa, the bias, and the largest number.
 FLOAT_FORMATS = {
     "e4m3fn": (3, 7, 448.0),
     "e5m2": (2, 15, 57344.0),

@@ -1,4 +1,4 @@
-"""The casts of ml_dtypes, as fake_quantize_float has them."""
+"""The casts of ml_dtypes, with the conventions of fake_quantize_float."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ KINDS = {
 
 
 def cast(v: Array, format: str, *, saturate: bool = True) -> Array:
-    """Of float32. NaN stays in the formats that have none, and -0 in those of fnuz."""
+    """A cast of float32. NaN stays NaN in the formats without NaN, and -0 stays -0 in the fnuz formats."""
     largest = np.float32(FLOAT_FORMATS[format][2])
     held = np.clip(v, -largest, largest) if saturate else v
     with np.errstate(all="ignore"):

@@ -1,7 +1,7 @@
-"""The table of ops. Every test, on every backend and device, is driven by it: a new op is one new row.
+"""The table of ops. It drives every test, on every backend and device: a new op is one new row.
 
-A row's reference is written with NumPy in float64, from the contract and not from the code. The values that the ops
-produce are all exact in it.
+A row's reference is NumPy code in float64, written from the contract and not from the code. float64 represents all
+values that the ops produce exactly.
 """
 
 import inspect
@@ -30,7 +30,7 @@ def clamp(x: Array, low: Array, high: Array) -> Array:
 
 
 def clamp_gradient(x: Array, low: Array, high: Array) -> tuple[Array, Array, Array]:
-    """What part of g goes to x, to the lower and to the upper bound."""
+    """The parts of g that go to x, to the lower bound and to the upper bound."""
     to_high = (x > high) | (low > high)
     return (low <= x) & (x <= high), (x < low) & ~to_high, to_high
 
@@ -75,7 +75,7 @@ def fake_quantize_slopes(
 
 
 def round_to_format(scaled: Array, format: str) -> Array:
-    """The nearest number with the format's bits, of two the even one, without a largest exponent."""
+    """The nearest number with the format's bits, ties to even, without a largest exponent."""
     mantissa_bits, bias, _ = FLOAT_FORMATS[format]
     return block_oracle.round_to_format(scaled, mantissa_bits, 1 - bias)
 
@@ -112,7 +112,7 @@ def sign(x: Array) -> Array:
 
 
 def per_channel(*values: float) -> Callable[[Tensor], Tensor]:
-    """A bound that varies along the last dimension of x, and is as small as it can be."""
+    """A bound that varies along the last dimension of x, with the smallest possible shape."""
 
     def make(x: Tensor) -> Tensor:
         values_in_dtype = [value_in(x.dtype, value) for value in values]
@@ -125,12 +125,12 @@ def per_channel(*values: float) -> Callable[[Tensor], Tensor]:
 
 
 def full(value: float) -> Callable[[Tensor], Tensor]:
-    """A bound of x's own shape."""
+    """A bound with x's shape."""
     return lambda x: torch.full_like(x, value_in(x.dtype, value))
 
 
 def mask(x: Tensor) -> Tensor:
-    """An argument of x's shape that is True everywhere."""
+    """An argument with x's shape that is True everywhere."""
     return torch.ones_like(x, dtype=torch.bool)
 
 
@@ -143,18 +143,18 @@ class Op:
     """An op with arguments.
 
     Attributes:
-        name: As it is in `ste`.
-        expression: What the forward is in PyTorch, of the op's parameters, for those who write it without us.
-        reference: What it is by the contract.
-        arguments: Those after x: numbers, or what makes tensors for x.
-        passes: Where the gradient that comes in goes to x; everywhere if None.
-        slopes: The derivatives by those of the arguments that are tensors; None if they have no gradient.
+        name: The name in `ste`.
+        expression: The forward in PyTorch, as an expression of the op's parameters, as people write it without ste.
+        reference: The forward according to the contract.
+        arguments: The arguments after x: numbers, or functions that create tensors for x.
+        passes: Where the incoming gradient passes to x; everywhere if None.
+        slopes: The derivatives with respect to the arguments that are tensors; None if they have no gradient.
         floating_only: Whether it refuses integers.
-        is_rounded: Whether the reference computes as the op does, in float32 where x is no wider. Otherwise all of it
-            is exact in float64.
+        is_rounded: Whether the reference computes like the op, in float32 if x is no wider. Otherwise it is exact in
+        float64.
         onnx_keeps_sign_of_zero: Whether the model that torch exports keeps -0.0, in ONNX Runtime.
-        x: What the op calls the argument that is differentiated.
-        call: The op with that argument first, where it is not the first of the op's own.
+        x: The op's name for the argument that is differentiated.
+        call: The op with that argument first, if it is not the op's first argument.
         broadcasts: Whether its tensors may be smaller than x.
     """
 
@@ -187,11 +187,11 @@ class Op:
 
     @property
     def function(self) -> Callable[..., Tensor]:
-        """The same, with x first."""
+        """The same function, with x first."""
         return self.call or self.public
 
     def in_order(self, x: Any, *arguments: Any) -> tuple[Any, ...]:
-        """The arguments as the op itself takes them."""
+        """The arguments in the op's own order."""
         place = list(inspect.signature(self.public).parameters).index(self.x)
         return (*arguments[:place], x, *arguments[place:])
 
@@ -214,13 +214,13 @@ class Op:
         return torch.from_numpy(self._computed(self.reference, x)).to(x.dtype).to(x.device)
 
     def gradient(self, x: Tensor, g: Tensor) -> Tensor:
-        """The gradient to x where g comes in."""
+        """The gradient to x for an incoming gradient g."""
         if self.passes is None:
             return g
         return torch.where(torch.from_numpy(self._computed(self.passes, x)).to(x.device), g, 0)
 
     def parameter_gradients(self, x: Tensor, g: Tensor) -> list[Tensor]:
-        """In float64, the gradients to those of the arguments that are tensors."""
+        """The gradients to the arguments that are tensors, in float64."""
         if self.slopes is None:
             return []
         slopes = torch.from_numpy(self._computed(self.slopes, x).astype(np.float64)).to(x.device)
@@ -256,7 +256,7 @@ def in_float64(tensor: Tensor) -> Array:
 
 
 def rounded(number: float, dtype: torch.dtype) -> Tensor:
-    """A number as the op uses it: rounded to x's dtype."""
+    """A number as the op uses it, rounded to x's dtype."""
     return torch.tensor(number, dtype=torch.float64).to(dtype)
 
 
@@ -303,7 +303,7 @@ OPS = [
     ),
     Op("ternary_sign_ste", TERNARY_SIGN, sign),
     Op("scalar_clamp_ste", CLAMP, clamp, (-1.0, 2.0)),
-    # With a bound of 0 it is exported as Where (inductor's maximum loses the sign), which is a sum in ONNX Runtime.
+    # With a bound of 0 it exports as Where (inductor's maximum loses the sign), which is a sum in ONNX Runtime.
     Op("scalar_clamp_ste", CLAMP, clamp, (0.0, 6.0), onnx_keeps_sign_of_zero=False),
     Op("tensor_clamp_ste", CLAMP, clamp, PER_CHANNEL),
     Op("tensor_clamp_ste", CLAMP, clamp, FULL),
@@ -345,7 +345,7 @@ OPS = [
         )
         for arguments in ((per_channel(0.5, 0.25), "e2m1fn"), (full(0.25), "e4m3fn"))
     ),
-    # Larger blocks, of which an element depends on its neighbors: test_fake_quantize_blocks.
+    # Larger blocks, in which an element depends on its neighbors: test_fake_quantize_blocks.
     Op(
         *("fake_quantize_blocks", FAKE_QUANTIZE_BLOCKS, fake_quantize_blocks, ("e2m1fn", 1, "floor")),
         passes=fake_quantize_blocks_passes,
@@ -355,7 +355,7 @@ OPS = [
     ),
 ]
 
-# One row for each op, where its arguments do not matter.
+# One row for each op, for tests in which arguments do not matter.
 DISTINCT_OPS = list({op.name: op for op in OPS}.values())
 INTEGER_OPS = [op for op in OPS if not op.floating_only]
 STRAIGHT_THROUGH_OPS = [op for op in OPS if op.straight_through]

@@ -1,4 +1,4 @@
-"""Every op with arguments, for all patterns of float32: what `make sweep` and the tests of a sample go through."""
+"""The cases for `make sweep` and for the tests of a sample: every op with arguments, on all patterns of float32."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,7 +27,7 @@ def row(name: str, *arguments: Any, **changes: Any) -> Op:
 
 
 def sign(name: str, *arguments: Any, passes: Callable[..., Array] | None = None) -> Op:
-    """One that has 0 as the value beside 1, or as the threshold, or a low value."""
+    """A sign with the given low value or threshold, which may be 0."""
     references = {
         "binary_sign_ste": lambda x, low, *_: np.where(x >= 0, 1.0, low),
         "ternary_sign_ste": lambda x, *_: np.sign(np.nan_to_num(x)),
@@ -36,12 +36,12 @@ def sign(name: str, *arguments: Any, passes: Callable[..., Array] | None = None)
 
 
 def number(value: float) -> Callable[[Tensor], Tensor]:
-    """A tensor without dimensions."""
+    """A 0-dimensional tensor."""
     return lambda x: torch.tensor(value)
 
 
 def with_parameters(op: Op, x: Tensor, g: Tensor) -> list[Tensor]:
-    """The gradients to the arguments too, each of x's shape."""
+    """The gradients to the arguments too, each with x's shape."""
     to_arguments = [t.float() + 0 for t in op.parameter_gradients(x, g)]
     return [op.expected(x), op.gradient(x, g), *to_arguments]
 
@@ -88,8 +88,8 @@ def integers_at_random_passes(x: Array, scale: Array, zero_point: None, low: Arr
     return (low <= rounded) & (rounded <= high)
 
 
-# Signed and unsigned grids, narrow and wide ones, with steps that are powers of two (where there are ties) and that are
-# not, subnormal and near the largest number.
+# Signed and unsigned grids, narrow and wide ones; steps that are powers of two (which have ties) and others, subnormal
+# ones, and steps near the largest number.
 INTEGER_GRIDS: dict[str, Arguments] = {
     "8 bits, scale 0.1": (0.1, None, -128, 127),
     "8 unsigned bits, scale 0.02, zero point 100": (0.02, number(100.0), 0, 255),
@@ -114,7 +114,7 @@ def integer_cases() -> list[Case]:
         passes=integers_at_random_passes,
     )
     cases.append(Case("fake_quantize, 4 bits, scale 0.3, random", at_random))
-    # Of operations of both backends, and without a class.
+    # Consists of operations on both backends, and has no class.
     op = Op("quantize", "", quantize, (0.1, number(100.0), 0, 255), passes=fake_quantize_passes, is_rounded=True)
     cases.append(Case("quantize, 8 unsigned bits, scale 0.1, zero point 100", op, of_quantize, beside_python="none"))
     return cases
@@ -125,7 +125,7 @@ def by_ml_dtypes(x: Array, scale: Array, format: str, grad_scale: Any = 1, satur
 
 
 def format_at_random(x: Array, scale: Array, format: str, *rest: Any) -> Array:
-    """Between the neighbors in units of the distance between them."""
+    """The position between the neighbors, in units of the distance between them."""
     return _format_at_random(x / scale, format, rest[-1])[0] * scale
 
 
@@ -150,7 +150,7 @@ def float_cases() -> list[Case]:
         if format in scales:
             scaled = replace(op, arguments=(scales[format], format))
             cases.append(Case(f"fake_quantize_float, {format}, scale {scales[format]:.3g}", scaled))
-    for format in ("e5m2", "e4m3fn"):  # one with infinity, and one with NaN alone
+    for format in ("e5m2", "e4m3fn"):  # one with infinity, and one with only NaN
         op = row("fake_quantize_float", 1.0, format, 1.0, False, reference=by_ml_dtypes)
         cases.append(Case(f"fake_quantize_float, {format}, saturate=False", op))
     of_elements = row("fake_quantize_float", full(0.3), "e4m3fn")
@@ -172,14 +172,14 @@ def in_blocks(op: Op, x: Tensor, g: Tensor) -> list[Tensor]:
 
 
 def block_case(grid: str, block: int, rule: str, arrangement: Arrangement, order: str, **options: Any) -> Case:
-    # One tensor's scale for all, with which the scales of blocks are at both ends of e4m3fn, and between them.
+    # One tensor scale for all, with which the scales of blocks are at both ends of e4m3fn and between them.
     rest = (-1, 2.0**-20) if rule == "e4m3fn" else ()
     op = row("fake_quantize_blocks", grid, block, rule, *rest)
     return Case(f"fake_quantize_blocks, {grid}, {block} {order}, {rule}", op, in_blocks, arrangement, **options)
 
 
 def block_cases() -> list[Case]:
-    # Narrow grids: in a wide one of floating point, a number is the same with the next power of two as the scale.
+    # Narrow grids: on a wide floating-point grid, a number stays the same if the scale is the next power of two.
     rules = {"int4": "absmax", "e2m1fn": "floor", "int8": "ceil", "e2m3fn": "even", "int3": "rceil"}
     grids = [*rules.items(), ("e2m1fn", "e4m3fn")]
     cases = [block_case(grid, 2, rule, LARGEST, "each as the largest") for grid, rule in grids]
@@ -217,7 +217,7 @@ def surrogate_case(kind: Definition, name: str, first: float | None, alpha: floa
         sign(name, first, kind.name, alpha),
         with_slope(kind, used),
         beside_python="all" if alpha is None else "an eighth",
-        # Of a quotient, whose constants and factors are rounded too: 4 eps of it, which is up to 8 ulp.
+        # A quotient, whose constants and factors are rounded too, may differ by 4 eps, which is up to 8 ulp.
         ulps=4 if kind.is_transcendental else 8,
         slack=slack(kind, used),
         ulps_of_backends=2 if kind.is_transcendental else 0,
@@ -229,7 +229,7 @@ def surrogate_case(kind: Definition, name: str, first: float | None, alpha: floa
 
 
 def surrogate_cases() -> list[Case]:
-    """Each with its own alpha in one sign, and with another one in the other."""
+    """Each surrogate with its own alpha in one sign, and with another alpha in the other."""
     own = [surrogate_case(kind, "binary_sign_ste", 0.0, None) for kind in TABLE]
     return own + [surrogate_case(kind, "ternary_sign_ste", None, 1.75) for kind in TABLE]
 

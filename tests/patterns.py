@@ -1,4 +1,4 @@
-"""The patterns of float32: all of them in chunks, a sample of them, and whether an op does with them what it should."""
+"""The patterns of float32: all of them in chunks, a sample, and a check of an op's results for them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ Array = np.ndarray[Any, Any]
 
 CHUNK = 2**20
 CHUNKS = 2**32 // CHUNK
-SHOWN = 5  # of the patterns that differ
-LINES = 512  # of a sample: one for each pair of a sign and an exponent
+SHOWN = 5  # how many of the patterns that differ to show
+LINES = 512  # lines of a sample: one for each pair of a sign and an exponent
 
 
 class Arrangement(NamedTuple):
     """An order of all patterns, in blocks.
 
     Attributes:
-        size: Of a block.
-        patterns: Those of blocks, of their numbers: a row for each.
+        size: The size of a block.
+        patterns: From the numbers of blocks to their patterns, one row for each block.
     """
 
     size: int
@@ -36,7 +36,7 @@ class Arrangement(NamedTuple):
 
 
 def _between(bits: Array, first: int, count: int, place: int) -> Array:
-    """Some of the bits, from the first on, at another place."""
+    """Move some of the bits, from the first on, to another place."""
     moved: Array = (bits >> np.uint32(first) & np.uint32(2**count - 1)) << np.uint32(place)
     return moved
 
@@ -53,14 +53,14 @@ def _with_smaller(block: Array) -> Array:
     return np.stack([block, below], 1)
 
 
-# About an eighth, with other bits in the mantissa, so that it matters by how many times as large a scale it is divided.
+# About an eighth, with other bits in the mantissa, so that the factor by which a scale is too large matters.
 _SMALLER = np.uint32(0x016A_AAAB)
 
 IN_ORDER = Arrangement(1, lambda block: block[:, None])
 # Blocks of 32 in which a grid has large and small numbers: of both signs, from eight exponents, four neighbors and the
 # 16th of each, and from both halves of the mantissas.
 SPREAD = Arrangement(32, _spread)
-# Each magnitude as the largest of a block: with a smaller one, which is negative. These are not all negative numbers.
+# Each magnitude as the largest of a block, with a smaller negative one. This does not cover all negative numbers.
 LARGEST = Arrangement(2, _with_smaller)
 
 
@@ -70,18 +70,18 @@ def chunk(number: int, arrangement: Arrangement) -> Tensor:
 
 
 def is_on_python(number: int) -> bool:
-    """Whether a chunk is of the eighth for which the Python backend runs too where it is slow.
+    """Whether a chunk is in the eighth on which the Python backend runs too if it is slow.
 
-    Eight chunks have one sign and exponent, if they are in order; from one to the next another of the eight is taken.
+    If they are in order, eight chunks share a sign and an exponent; from one eight to the next, another one is taken.
     """
     return number % 8 == number // 8 % 8
 
 
 def sample(arrangement: Arrangement) -> Tensor:
-    """2^20 patterns: of each sign and exponent as many, with mantissas of five bits, their neighbors, and at random."""
+    """2^20 patterns: equally many of each sign and exponent, with 5-bit mantissas, their neighbors, and random ones."""
     size = arrangement.size
     count, rest = CHUNK // LINES // size, 2**32 // LINES // size
-    # Where a line has all mantissas, those of five bits are 2^18 apart. Ties and thresholds of grids are among them.
+    # Among all mantissas of a line, the 5-bit ones are 2^18 apart. They include ties and thresholds of grids.
     special = np.concatenate([np.arange(0, rest, 2**18) + by for by in (-1, 0, 1)]) % rest
     random = np.random.default_rng(0).integers(0, rest, (LINES, count))
     random[:, : len(special)] = special
@@ -89,13 +89,13 @@ def sample(arrangement: Arrangement) -> Tensor:
 
 
 def _numbers(seed: int) -> Array:
-    """Of 64 bits. NumPy promises that this stream stays as it is."""
+    """A 64-bit generator. NumPy promises that this stream does not change."""
     return np.random.PCG64(seed).random_raw(CHUNK)
 
 
-# The gradient that comes in: none is 0, and each is exact.
+# The incoming gradients: none is 0, and all are exact.
 GRADIENT = torch.from_numpy(((np.arange(CHUNK) - (CHUNK / 2 - 0.5)) / (CHUNK / 4)).astype(np.float32))
-# Numbers to round by, with the ends of their range.
+# Random numbers for rounding, with the limits of their range.
 RANDOM = torch.from_numpy(((_numbers(0) >> np.uint64(40)) / 2**24).astype(np.float32))
 RANDOM[1::37], RANDOM[2::37] = 0, 1 - 2**-24
 _WEIGHTS = _numbers(1)[: CHUNK // 2] | np.uint64(1)
@@ -117,14 +117,14 @@ class Case:
     """An op with arguments, on patterns.
 
     Attributes:
-        name: Of the op, and of what is special about the arguments.
-        op: As in the table of ops.
-        expected: What NumPy makes of x and of a gradient: the result, and gradients, as many as are to be compared.
+        name: The name of the op, and what is special about the arguments.
+        op: The op, as in the table of ops.
+        expected: NumPy's results for x and a gradient: the result, and as many gradients as are compared.
         arrangement: The order of the patterns.
-        beside_python: For what part of all patterns the Python backend runs too. (On a sample it always does.)
+        beside_python: On what part of all patterns the Python backend runs too. (On a sample it always does.)
         ulps: How far gradients may be from NumPy's.
-        slack: Or how far, as a part of the gradient that comes in.
-        ulps_of_backends: How far those of the backends may be from each other.
+        slack: How far they may be instead, as a fraction of the incoming gradient.
+        ulps_of_backends: How far the gradients of the backends may be from each other.
     """
 
     name: str
@@ -144,9 +144,9 @@ class Outcome(NamedTuple):
     """What was found.
 
     Attributes:
-        digest: Of all bits of the results and gradients, where every NaN is the same.
-        ulps: How far a gradient was from NumPy's at most, where slack did not do.
-        ulps_of_backends: How far those of the backends were from each other.
+        digest: A digest of all bits of the results and gradients, in which every NaN is the same.
+        ulps: The largest distance of a gradient from NumPy's that slack did not cover.
+        ulps_of_backends: The largest distance between the gradients of the backends.
     """
 
     digest: int
@@ -155,7 +155,7 @@ class Outcome(NamedTuple):
 
 
 class DifferenceError(Exception):
-    """An op does not do what it should. Its text names the patterns."""
+    """An op gives a wrong result. The text names the patterns."""
 
 
 def check(case: Case, x: Tensor, *, beside_python: bool) -> Outcome:
@@ -185,7 +185,7 @@ def check(case: Case, x: Tensor, *, beside_python: bool) -> Outcome:
 
 
 def _computed(op: Op, function: Callable[..., Any], x: Tensor, g: Tensor, count: int) -> list[Tensor]:
-    """The result, and the gradients to x and, if there are to be more, to the arguments that are tensors."""
+    """The result and the gradients to x and, if more are compared, to the arguments that are tensors."""
     x = x.detach().requires_grad_()
     arguments = op.arguments_for(x)
     leaves = [x]
@@ -193,12 +193,12 @@ def _computed(op: Op, function: Callable[..., Any], x: Tensor, g: Tensor, count:
         leaves += [a.requires_grad_() for a in arguments if isinstance(a, Tensor)]
     y = function(*op.in_order(x, *arguments))
     to_x, *to_arguments = torch.autograd.grad(y, leaves, g)
-    # The sign of a gradient of 0 to an argument is open.
+    # The sign of a gradient of 0 to an argument is unspecified.
     return [y.detach(), to_x, *(t + 0 for t in to_arguments)]
 
 
 class _Distance(NamedTuple):
-    """The largest that is allowed, in ulp, and where it is larger."""
+    """The largest distance within the tolerance, in ulp, and where it is larger."""
 
     ulps: int
     wrong: Tensor | None
@@ -209,7 +209,7 @@ def _distance(actual: Tensor, expected: Tensor, allowed: int, slack: Tensor | No
     if torch.equal(actual.view(torch.int32), expected.view(torch.int32)):
         return _Distance(0, None)
     patterns = [_pattern(tensor) for tensor in (actual, expected)]
-    if (patterns[0] ^ patterns[1]).amin() < 0:  # a sign is another
+    if (patterns[0] ^ patterns[1]).amin() < 0:  # the signs differ
         patterns = [_ordered(pattern) for pattern in patterns]
     ulps = (patterns[0] - patterns[1]).abs()
     if slack is not None:
@@ -219,12 +219,12 @@ def _distance(actual: Tensor, expected: Tensor, allowed: int, slack: Tensor | No
 
 
 def _pattern(tensor: Tensor) -> Tensor:
-    """As `bits` has it, in a third of the time where there is no NaN."""
+    """Like `bits`, in a third of the time if there is no NaN."""
     return bits(tensor) if np.isnan(tensor.numpy().max()) else tensor.view(torch.int32)
 
 
 def _ordered(pattern: Tensor) -> Tensor:
-    """Integers that are in the order of the numbers, a step for each; between the zeros too."""
+    """Integers in the order of the numbers, one step for each, also between the two zeros."""
     return (pattern ^ ((pattern >> 31) & 0x7FFF_FFFF)).long()
 
 
@@ -243,7 +243,7 @@ def _shown(number: Tensor) -> str:
 
 
 def _digest(tensors: Sequence[Tensor]) -> int:
-    """Of 64 bits: a sum with odd factors at random, which costs a tenth of a cryptographic one."""
+    """A 64-bit digest: a sum with random odd factors, which costs a tenth of a cryptographic hash."""
     total = 0
     for i, tensor in enumerate(tensors):
         total += (2 * i + 1) * int(np.dot(_pattern(tensor).numpy().view(np.uint64), _WEIGHTS))

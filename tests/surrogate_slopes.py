@@ -1,4 +1,4 @@
-"""h of every surrogate by NumPy, from the sources' formulas and not from the code, as precise as x is."""
+"""h of every surrogate in NumPy, from the formulas of the sources and not from the code, as precise as x."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ def pi(x: Array) -> Any:
 
 
 def size(x: Array, alpha: Any) -> Array:
-    """The magnitude of alpha x, up to where cosh would overflow, and h is smaller than any dtype's numbers."""
+    """The magnitude of alpha x, limited to where cosh would overflow and h is smaller than any dtype's numbers."""
     limited: Array = np.minimum(np.abs(alpha * x), 700)
     return limited
 
@@ -32,7 +32,7 @@ SLOPES: dict[str, Callable[[Array, Any], Array]] = {
     "fast_sigmoid": lambda x, a: 1 / (1 + a * np.abs(x)) ** 2,
     "triangle": lambda x, a: np.maximum(0, a - a * a * np.abs(x)),
     "gaussian": lambda x, a: a / np.sqrt(pi(x)) * np.exp(-((a * x) ** 2)),
-    # Of a power where it overflows nothing.
+    # A power, limited to where it does not overflow.
     "reste": lambda x, a: where(
         np.abs(x) <= 1.5,
         np.where(np.abs(x) <= 0.1, 0.1 ** (1 / a - 1), np.clip(np.abs(x), 0.1, 1.5) ** (1 / a - 1) / a),
