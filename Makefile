@@ -36,7 +36,7 @@ else
 $(error CORE must be matching, none or other, got $(CORE))
 endif
 
-.PHONY: help demo test test-slow matrix jobs mutants sweep soak bench peers cuda wheels docs docs-check lint lock format clean core
+.PHONY: help demo test test-slow matrix jobs mutants sweep sanitize soak bench peers cuda wheels docs docs-check lint lock format clean core
 
 help:
 	@echo "make demo    train quantized networks on real data, with tables and a plot of the results"
@@ -50,6 +50,8 @@ help:
 	@echo "make sweep   put all 2^32 numbers of float32 through every op, on both backends and in NumPy, and write docs/sweep.md;"
 	@echo "                                    then try 100,000 tensors in blocks. Resumes after an interruption"
 	@echo "                                    (ONLY=fake_quantize: repeat that op's cases, or those with that text; TORCH=2.14.1)"
+	@echo "make sanitize  run the tests of ste-core's arithmetic and a fuzzer with AddressSanitizer and UBSan in both libraries,"
+	@echo "                                    for each instruction set, and write docs/sanitize.md (TORCH=2.14.1)"
 	@echo "make soak    for an hour, call every op a million times in each way, check that memory does not grow, and fork among"
 	@echo "                                    threads; write docs/soak.md (QUICK=1: a thousand times, into build/soak.md; TORCH=2.14.1)"
 	@echo "make bench   compare the speed of the ops with torch.round and with what people use instead, and write docs/bench.md"
@@ -116,6 +118,24 @@ endif
 ifndef ONLY
 	STE_TEST_EXPECT=$(expect) $(pytest) tests/sweep $(PYTEST_ARGS)
 endif
+
+# Both libraries, compiled with sanitizers, in a wheel of their own that is found before the installed one. Without
+# optimization, with which the compiler takes twenty times as long; without vptr, which needs type information that torch
+# does not export.
+sanitize_wheel := build/wheels/torch-$(TORCH)-sanitize/stamp
+sanitize_flags := -fsanitize=address,undefined,float-cast-overflow -fno-sanitize=vptr -fno-sanitize-recover=all \
+  -fno-omit-frame-pointer -D_GLIBCXX_ASSERTIONS
+
+sanitize: $(sanitize_wheel)
+	$(python) tools/sanitize.py build/sanitize/torch-$(TORCH) $(if $(QUICK),build/sanitize-quick --quick,docs/sanitize)
+
+$(sanitize_wheel): $(core_sources) | $(env)/packages.stamp
+	rm -rf $(@D) build/sanitize/torch-$(TORCH)
+	$(env)/bin/pip wheel -q --no-build-isolation --no-deps -w $(@D) packages/ste-core \
+	  -Cbuild-dir=$(CURDIR)/build/ste-core/torch-$(TORCH)-sanitize -Ccmake.define.STE_CUDA=OFF \
+	  -Ccmake.build-type=Debug "-Ccmake.define.CMAKE_CXX_FLAGS_DEBUG=-O0 -g1 $(sanitize_flags)"
+	$(env)/bin/pip install -q --no-deps --target build/sanitize/torch-$(TORCH) $(@D)/ste_core-*.whl
+	touch $@
 
 # If the native backend does not load, fail instead of measuring the other one.
 soak: core $(env)/soak.stamp
