@@ -68,7 +68,7 @@ def test_low_that_the_dtype_does_not_hold(device: str) -> None:
 
 @pytest.mark.slow
 def test_emulate_precision_casts_restores_the_bits() -> None:
-    """What contract.md and transforms.md say about inductor."""
+    """What contract.md and compile.md say about inductor."""
     x, scale = torch.linspace(-1, 1, 4096).bfloat16(), torch.tensor(0.1)
 
     def read_back(x: Tensor, scale: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def source(page: Path) -> str:
 
 def definitions(page: Path, *names: str) -> list[Any]:
     """Run the blocks of a page that define these names, with its imports, and return the definitions."""
-    blocks = re.findall(r"^```(?:\{code-cell\}|python)\n(?::.*\n+)*(.*?)^```", source(page), re.M | re.S)
+    blocks = re.findall(r"^```(?:\{code-cell\}|python)\n(?::[^\n]*\n+)*(.*?)^```", source(page), re.M | re.S)
     namespace: dict[str, Any] = {"torch": torch, "ste": ste}
     for block in blocks:
         if any(re.search(rf"^(class|def) {name}\b", block, re.M) for name in names):
@@ -258,7 +258,7 @@ def test_every_recipe_has_a_floor() -> None:
 
 
 def test_a_scale_that_is_updated_in_place() -> None:
-    (make,) = definitions(GUIDES / "migration.md", "Observed")
+    (make,) = definitions(GUIDES / "from_torchao.md", "Observed")
     quantizer, x = make(), torch.randn(4, requires_grad=True)
     (quantizer(x) + quantizer(2 * x)).sum().backward()
     assert x.grad is not None

@@ -204,7 +204,7 @@ def test_gradient_of_spikingjelly_is_the_derivative_of_its_function(pair: Pair) 
 
 
 def section(title: str) -> str:
-    text = (GUIDES / "migration.md").read_text()
+    text = (GUIDES / "from_snntorch.md").read_text()
     return re.split(r"^## ", text[text.index(f"## {title}\n") + 3 :], maxsplit=1, flags=re.MULTILINE)[0]
 
 
