@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote, urldefrag, urljoin
+from urllib.parse import quote, unquote, urldefrag, urljoin
 
 import pytest
 import torch
@@ -223,6 +223,41 @@ def test_search(browser: Browser, address: str, word: str) -> None:
     links = page.locator("#search-results li a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
     assert any(f"#ste.{word}" in link for link in links)
     page.close()
+
+
+# What people search for, and the guide that is right: the first result, by the entries of the index in the guides.
+GUIDES = {
+    "observer": "modules",
+    "percentile": "modules",
+    "per-channel": "modules",
+    "group-wise": "int4_groups",
+    "int4": "int4_groups",
+    "QDQ": "onnx",
+    "ONNX Runtime": "onnx",
+    "LSQ": "lsq",
+    "PACT": "pact_dorefa",
+    "DoReFa": "pact_dorefa",
+    "XNOR": "binary",
+    "straight-through": "straight_through",
+    "surrogate": "surrogates",
+    "spiking": "spiking",
+    "FP8": "float_formats",
+    "MXFP4": "block_formats",
+    "NVFP4": "block_formats",
+    "stochastic rounding": "stochastic_rounding",
+    "FSDP": "distributed",
+    "Gumbel": "straight_through",
+}
+
+
+@pytest.mark.parametrize("words", GUIDES)
+def test_search_finds_the_guide(browser: Browser, address: str, words: str) -> None:
+    page = browser.new_page()
+    page.goto(f"{address}search.html?q={quote(words)}")
+    page.locator("p.search-summary", has_text="found").wait_for()
+    links = page.locator("#search-results li a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
+    page.close()
+    assert links[0].startswith(f"guides/{GUIDES[words]}.html"), links[:10]
 
 
 class Links(HTMLParser):

@@ -2,15 +2,19 @@
 
 import copy
 import json
+import os
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 import torch
 import torch.distributed as dist
+from packaging.version import Version
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -33,7 +37,7 @@ def source(page: Path) -> str:
 def definitions(page: Path, *names: str) -> list[Any]:
     """Run the blocks of a page that define these names, with its imports, and return the definitions."""
     blocks = re.findall(r"^```(?:\{code-cell\}|python)\n(?::[^\n]*\n+)*(.*?)^```", source(page), re.M | re.S)
-    namespace: dict[str, Any] = {"torch": torch, "ste": ste}
+    namespace: dict[str, Any] = {"torch": torch, "nn": nn, "ste": ste}
     for block in blocks:
         if any(re.search(rf"^(class|def) {name}\b", block, re.M) for name in names):
             exec(block, namespace)
@@ -269,6 +273,143 @@ def test_a_scale_that_is_updated_in_place() -> None:
     scale.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
+
+
+def test_the_observers_of_torch_ao() -> None:
+    """The scales and zero points are as the guide says: its table has no code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.ao announces its removal
+        observer = pytest.importorskip("torch.ao.quantization.observer").MovingAverageMinMaxObserver
+        affine = observer(averaging_constant=0.1, dtype=torch.quint8, qscheme=torch.per_tensor_affine)
+        symmetric = observer(averaging_constant=0.1, dtype=torch.qint8, qscheme=torch.per_tensor_symmetric)
+    ours: Any = ste.nn.IntegerQuantizer(signed=False, scale="ema", zero_point="observed", momentum=0.1)
+    signed: Any = ste.nn.IntegerQuantizer(scale="ema", momentum=0.1)
+    for seed in range(20):
+        for each in (affine, symmetric, ours, signed):
+            each(batch(seed + 64) + 0.5)
+    scale, zero_point = ours.scale_and_zero_point(torch.zeros(0, 4))
+    expected, expected_zero_point = affine.calculate_qparams()
+    assert torch.allclose(scale, expected, rtol=1e-5, atol=0)
+    assert zero_point.tolist() == expected_zero_point.tolist()
+    scale, _ = signed.scale_and_zero_point(torch.zeros(0, 4))
+    assert torch.allclose(scale * 127, symmetric.calculate_qparams()[0] * 127.5, rtol=1e-5, atol=0)
+
+
+def test_the_learned_clip_of_pact() -> None:
+    """Values and gradients, from equations 1 to 3 of the paper."""
+    (make,) = definitions(GUIDES / "pact_dorefa.md", "PACT")
+    pact = make(bits=3, alpha=2.0)
+    x = torch.linspace(-1, 4, 64).requires_grad_()
+    y = pact(x)
+    g = torch.linspace(-1, 1, 64)
+    y.backward(g)
+    clipped = 0.5 * (x.abs() - (x - 2).abs() + 2)
+    assert torch.allclose(y, (clipped * 7 / 2).round() * 2 / 7, atol=1e-6)
+    assert x.grad is not None
+    assert torch.allclose(x.grad, torch.where((x > 0) & (x < 2), g, 0.0), rtol=1e-5, atol=0)
+    assert torch.allclose(pact.alpha.grad, g[x >= 2].sum(), rtol=1e-5, atol=0)
+
+
+def test_dorefa_net() -> None:
+    """The paper's equations 7 to 12: of one bit the gradient is the identity, and quantized gradients are unbiased."""
+    page = GUIDES / "pact_dorefa.md"
+    _, weight_of, gradient_of = definitions(page, "PACT", "dorefa_weight", "dorefa_gradient")
+    weight = batch(16).requires_grad_()
+    for bits in (1, 2, 5):
+        t = weight.detach().tanh()
+        r = (t / (2 * t.abs().max()) + 0.5) * (2**bits - 1)
+        expected = 2 * r.round() / (2**bits - 1) - 1
+        if bits == 1:
+            expected = weight.detach().sign() * weight.detach().abs().mean()
+        y = weight_of(weight, bits)
+        assert torch.allclose(y, expected, atol=1e-6)
+        if bits == 1:
+            (gradient,) = torch.autograd.grad(y, weight, batch(16) * 2)
+            assert torch.allclose(gradient, batch(16) * 2, rtol=1e-5)
+    torch.manual_seed(0)
+    g = batch(3)
+    drawn = torch.stack([gradient_of(g, 3) for _ in range(4000)])
+    largest = g.abs().amax(1, keepdim=True)
+    steps = (drawn / (2 * largest) + 0.5) * 7
+    assert torch.allclose(steps, steps.round(), atol=1e-4)
+    assert steps.unique().numel() > 2
+    assert torch.allclose(drawn.mean(0), g, atol=0.03)
+
+
+def test_xnor_net() -> None:
+    """The gradient of section 3.1: 1/n + alpha where |w| is at most 1, and 1/n elsewhere."""
+    (weight_of,) = definitions(GUIDES / "binary.md", "xnor_weight")
+    weight, g = (1.5 * batch(6)).requires_grad_(), batch(6).flip(0)
+    y = weight_of(weight)
+    y.backward(g)
+    size = weight.detach().abs().mean(1, keepdim=True)
+    assert torch.allclose(y, weight.detach().sign() * size)
+    inside = (weight.detach().abs() <= 1).float()
+    assert not inside.all()
+    assert weight.grad is not None
+    assert torch.allclose(weight.grad, g * (0.25 + size * inside))
+
+
+def test_onnx_runtime_has_no_convolution_of_uint4() -> None:
+    """Else, the guide is wrong: with activations of 4 bits, a convolution of integers up to opset 20, and then none."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    make, optimized, exported = definitions(GUIDES / "onnx.md", "Network", "optimized", "exported")
+    network, images = make(signed=False, bits=4), torch.rand(2, 3, 12, 12)
+    ste.nn.initialize(network, images)
+    table = ste.onnx.quantize_dequantize()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own
+        old, new = (exported(network, images, opset_version=v, custom_translation_table=table) for v in (20, 21))
+    assert optimized(old)["QLinearConv"] == 2
+    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidGraph, match="uint4"):
+        optimized(new)
+
+
+def tensor_parallel(rank: int, folder: Path, layer: type[nn.Linear]) -> None:
+    """One of two processes: a few steps of the guide's layers, distributed and whole."""
+    from torch.distributed import FileStore, init_device_mesh  # type: ignore[attr-defined]
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=FileStore(str(folder / "store"), 2), rank=rank, world_size=2)
+    plan: dict[str, Any] = {"0": ColwiseParallel(), "2": RowwiseParallel()}
+    mesh = init_device_mesh("cpu", (2,))
+    torch.manual_seed(0)
+    for quantizer in (None, ste.nn.IntegerQuantizer(4, scale="absmax", axis=0), ste.nn.BlockQuantizer("int4", 8)):
+        kind = layer if quantizer is None else nn.Linear
+        whole: Any = nn.Sequential(kind(16, 32), nn.ReLU(), kind(32, 16))
+        model = parallelize_module(copy.deepcopy(whole), mesh, plan)
+        for each in (model, whole):
+            if quantizer is not None:
+                ste.nn.quantize(each, quantizer, verbose=False)
+            optimizer = torch.optim.SGD(each.parameters(), lr=0.1)
+            for _ in range(3):
+                optimizer.zero_grad()
+                each(batch(8).repeat(1, 4)).square().mean().backward()
+                optimizer.step()
+        parameters = dict(whole.named_parameters())
+        found = dict(model.named_parameters())
+        assert found.keys() == parameters.keys()
+        assert sum(isinstance(parameter, DTensor) for parameter in found.values()) == len(parameters)
+        for name, parameter in found.items():
+            torch.testing.assert_close(parameter.full_tensor(), parameters[name], rtol=1e-5, atol=1e-6)
+    dist.destroy_process_group()
+
+
+def start_tensor_parallel() -> None:
+    from torch.multiprocessing.spawn import start_processes
+
+    (layer,) = definitions(GUIDES / "distributed.md", "QuantLinear")
+    start_processes(tensor_parallel, (Path(sys.argv[1]), layer), 2, start_method="fork")
+
+
+def test_tensor_parallel(tmp_path: Path) -> None:
+    if Version(torch.__version__).release < (2, 8):
+        pytest.skip("DTensor refuses the ops under torch 2.6")
+    # In a process of its own, whose autograd has started no threads: torch 2.14 refuses to fork after that.
+    start = "import test_guides; test_guides.start_tensor_parallel()"
+    processes.run(start, tmp_path, backend=os.environ.get("STE_BACKEND"))
 
 
 def test_learned_groups_begin_as_the_rule() -> None:
