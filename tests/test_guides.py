@@ -389,7 +389,7 @@ def tensor_parallel(rank: int, folder: Path, layer: type[nn.Linear]) -> None:
                 each(batch(8).repeat(1, 4)).square().mean().backward()
                 optimizer.step()
         parameters = dict(whole.named_parameters())
-        found = dict(model.named_parameters())
+        found: dict[str, Any] = dict(model.named_parameters())
         assert found.keys() == parameters.keys()
         assert sum(isinstance(parameter, DTensor) for parameter in found.values()) == len(parameters)
         for name, parameter in found.items():
