@@ -8,6 +8,9 @@ import zlib
 from importlib.metadata import metadata
 from pathlib import Path
 
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
 import ste
 
 DOCS = Path(__file__).parent
@@ -111,3 +114,12 @@ html_static_path = ["static"]
 html_favicon = "static/favicon.svg"
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+
+
+def every_page(_: Sphinx, env: BuildEnvironment) -> list[str]:
+    """What is written again: Sphinx's search forgets the index entries of a page that is not."""
+    return sorted(env.found_docs)
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("env-updated", every_page)
