@@ -15,7 +15,9 @@
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/where.h>
 #include <torch/csrc/autograd/functions/utils.h>
-#include <torch/csrc/autograd/saved_variable.h>
+
+#include <array>
+#include <utility>
 
 namespace ste {
 
@@ -27,7 +29,6 @@ at::Tensor clamp_by_extrema(const at::Tensor& x, const at::Tensor& min_val, cons
 
 namespace {
 
-using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 
 // Which of the three arguments each element of the result, and so of the gradient, belongs to.
@@ -47,24 +48,19 @@ bool are_of_one_dtype(const at::Tensor& first, const Tensors&... others) {
   return ((others.scalar_type() == first.scalar_type()) && ...);
 }
 
-class TensorClampBackward final : public torch::autograd::Node {
- public:
-  TensorClampBackward(const at::Tensor& x, const at::Tensor& min_val, const at::Tensor& max_val)
-      : x_(x, /*is_output=*/false), min_(min_val, /*is_output=*/false), max_(max_val, /*is_output=*/false) {}
+struct TensorClampBackward {
+  using Settings = NoSettings;
+  static constexpr size_t kSaved = 3;
+  static constexpr size_t kInputs = 3;
+  static const char* name() { return "TensorClampBackward"; }
 
-  variable_list apply(variable_list&& gradients) override {
-    const auto& g = gradients[0];
-    if (!g.defined()) {
-      return variable_list(3);
-    }
-    const auto x = x_.unpack();
-    const auto min_val = min_.unpack();
-    const auto max_val = max_.unpack();
+  static variable_list gradients(
+      variable_list&& incoming, std::array<at::Tensor, kSaved>&& saved, const std::array<bool, kInputs>& needed,
+      const NoSettings& /*settings*/) {
+    const auto& g = incoming[0];
+    const auto& [x, min_val, max_val] = saved;
     if (can_run<ClampBackwardKernel>(g, x, min_val, max_val) && are_of_one_dtype(g, x, min_val, max_val)) {
-      auto [to_x, to_min, to_max] = run_backward<ClampBackwardKernel>(
-          g, x, {&min_val, &max_val},
-          {task_should_compute_output(0), task_should_compute_output(1), task_should_compute_output(2)},
-          /*factor=*/1);
+      auto [to_x, to_min, to_max] = run_backward<ClampBackwardKernel>(g, x, {&min_val, &max_val}, needed, /*factor=*/1);
       return {std::move(to_x), std::move(to_min), std::move(to_max)};
     }
     const Owner owner(x, min_val, max_val);
@@ -76,24 +72,11 @@ class TensorClampBackward final : public torch::autograd::Node {
       return at::where(mask, g, 0).to(widest).sum_to_size_symint(bound.sym_sizes()).to(gradient_dtype(bound));
     };
     return {
-        task_should_compute_output(0) ? at::where(owner.is_x, g, 0) : at::Tensor(),
-        task_should_compute_output(1) ? bound_gradient(owner.is_min, min_val) : at::Tensor(),
-        task_should_compute_output(2) ? bound_gradient(owner.is_max, max_val) : at::Tensor(),
+        needed[0] ? at::where(owner.is_x, g, 0) : at::Tensor(),
+        needed[1] ? bound_gradient(owner.is_min, min_val) : at::Tensor(),
+        needed[2] ? bound_gradient(owner.is_max, max_val) : at::Tensor(),
     };
   }
-
-  std::string name() const override { return "TensorClampBackward"; }
-
-  void release_variables() override {
-    x_.reset_data();
-    min_.reset_data();
-    max_.reset_data();
-  }
-
- private:
-  SavedVariable x_;
-  SavedVariable min_;
-  SavedVariable max_;
 };
 
 at::Tensor tangent_or_zero(const at::Tensor& tensor) {
@@ -109,7 +92,7 @@ struct ClampGradient {
     const bool differentiable = autograd::isDifferentiableType(x.scalar_type());
     at::Tensor y = below();
     if (differentiable && autograd::compute_requires_grad(x, min_val, max_val)) {
-      const auto node = make_node<TensorClampBackward>(x, min_val, max_val);
+      const auto node = make_node<BackwardNode<TensorClampBackward>>(NoSettings(), x, min_val, max_val);
       node->set_next_edges(autograd::collect_next_edges(x, min_val, max_val));
       autograd::set_history(y, node);
     }

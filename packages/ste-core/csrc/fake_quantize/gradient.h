@@ -2,8 +2,8 @@
 // kernels.
 //
 // `Settings` holds an op's arguments that are not tensors. It has `grad_scale`; `ends_in(dtype)` and
-// `second_argument(zero_point, step, dtype)`, for `Settings::BackwardKernel`; and `Settings::Slopes`, the derivatives
-// as torch operations.
+// `second_argument(zero_point, step, dtype)`, for `Settings::BackwardKernel`; `Settings::Slopes`, the derivatives as
+// torch operations; and what BackwardNode requires of it.
 #pragma once
 
 #include "../memory/backward.h"
@@ -16,12 +16,10 @@
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/where.h>
 #include <torch/csrc/autograd/functions/utils.h>
-#include <torch/csrc/autograd/saved_variable.h>
 
 #include <algorithm>
 #include <array>
 #include <optional>
-#include <string>
 #include <utility>
 
 namespace ste {
@@ -62,76 +60,52 @@ inline at::Tensor computed_again_from(const at::Tensor& x) {
   return x.detach().expand_symint(x.sym_sizes());
 }
 
-template <typename Settings>
-class FakeQuantizeBackward final : public torch::autograd::Node {
- public:
-  FakeQuantizeBackward(
-      const at::Tensor& x, const at::Tensor& scale, const at::Tensor& zero_point, const at::Tensor& random,
-      const Settings& settings)
-      : x_(x, /*is_output=*/false),
-        scale_(scale, /*is_output=*/false),
-        zero_point_(zero_point, /*is_output=*/false),
-        random_(random, /*is_output=*/false),
-        settings_(settings) {}
+template <typename GivenSettings>
+struct FakeQuantizeBackward {
+  using Settings = GivenSettings;
+  static constexpr size_t kSaved = 4;
+  static constexpr size_t kInputs = 3;
+  static const char* name() { return Settings::kNode; }
 
-  torch::autograd::variable_list apply(torch::autograd::variable_list&& gradients) override {
+  static torch::autograd::variable_list gradients(
+      torch::autograd::variable_list&& incoming, std::array<at::Tensor, kSaved>&& saved,
+      const std::array<bool, kInputs>& needed_of_all, const Settings& settings) {
     using Kernel = typename Settings::BackwardKernel;
-    const auto& g = gradients[0];
-    if (!g.defined()) {
-      return torch::autograd::variable_list(3);
-    }
-    const auto x = x_.unpack();
-    const auto scale = scale_.unpack();
-    const auto zero_point = optional(zero_point_.unpack());
-    const auto random = optional(random_.unpack());
-    const std::array<bool, 3> needed{
-        task_should_compute_output(0), task_should_compute_output(1),
-        zero_point.has_value() && task_should_compute_output(2)};
+    const auto& g = incoming[0];
+    auto& [x, scale, given_zero_point, given_random] = saved;
+    const auto zero_point = optional(std::move(given_zero_point));
+    const auto random = optional(std::move(given_random));
+    const std::array<bool, kInputs> needed{
+        needed_of_all[0], needed_of_all[1], zero_point.has_value() && needed_of_all[2]};
     if (!random && can_run<Kernel>(g, x, scale, zero_point ? *zero_point : scale)) {
       const auto dtype = computed_in(x);
       const auto step = converted(scale, dtype);
       const auto second = Settings::second_argument(zero_point, *step, dtype);
       auto [to_x, to_scale, to_zero_point] = run_backward<Kernel>(
-          g, x, {&*step, &*second}, needed, settings_.grad_scale.toDouble(), settings_.ends_in(dtype));
+          g, x, {&*step, &*second}, needed, settings.grad_scale.toDouble(), settings.ends_in(dtype));
       return {
           std::move(to_x), needed[1] ? *converted(to_scale, gradient_dtype(scale)) : at::Tensor(),
           needed[2] ? *converted(to_zero_point, gradient_dtype(*zero_point)) : at::Tensor()};
     }
-    const typename Settings::Slopes slopes(computed_again_from(x), scale, zero_point, random, settings_);
+    const typename Settings::Slopes slopes(computed_again_from(x), scale, zero_point, random, settings);
     const auto wide = in_dtype(g, slopes.dtype);
     const auto to_parameter = [&](const at::Tensor& change, const at::Tensor& parameter) {
-      return (change.sum_to_size_symint(parameter.sym_sizes()) * settings_.grad_scale).to(gradient_dtype(parameter));
+      return (change.sum_to_size_symint(parameter.sym_sizes()) * settings.grad_scale).to(gradient_dtype(parameter));
     };
     torch::autograd::variable_list result(3);
     if (needed[0]) {
       result[0] = at::where(slopes.is_inside, g, 0);
     }
     if (needed[1]) {
-      result[1] = to_parameter(wide * slopes.by_scale(zero_point, settings_.grad_scale), scale);
+      result[1] = to_parameter(wide * slopes.by_scale(zero_point, settings.grad_scale), scale);
     }
     if (needed[2]) {
       // Masked, because where g is infinite, its product with a slope of 0 is NaN.
-      const auto counted = wide * slopes.by_zero_point(scale, settings_.grad_scale);
+      const auto counted = wide * slopes.by_zero_point(scale, settings.grad_scale);
       result[2] = to_parameter(at::where(slopes.is_inside, 0, counted), *zero_point);
     }
     return result;
   }
-
-  std::string name() const override { return Settings::kNode; }
-
-  void release_variables() override {
-    x_.reset_data();
-    scale_.reset_data();
-    zero_point_.reset_data();
-    random_.reset_data();
-  }
-
- private:
-  torch::autograd::SavedVariable x_;
-  torch::autograd::SavedVariable scale_;
-  torch::autograd::SavedVariable zero_point_;
-  torch::autograd::SavedVariable random_;
-  Settings settings_;
 };
 
 inline OptionalTensor tangent_of(const at::Tensor& tensor) {
@@ -167,7 +141,7 @@ void record_fake_quantize(
   const at::Tensor& shift = zero_point ? *zero_point : none;
   const auto chance = random ? random->detach() : none;
   if (autograd::compute_requires_grad(x, scale, shift)) {
-    const auto node = make_node<FakeQuantizeBackward<Settings>>(x, scale, shift, chance, settings);
+    const auto node = make_node<BackwardNode<FakeQuantizeBackward<Settings>>>(settings, x, scale, shift, chance);
     node->set_next_edges(autograd::collect_next_edges(x, scale, shift));
     autograd::set_history(y, node);
   }

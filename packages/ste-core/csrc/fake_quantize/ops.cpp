@@ -18,6 +18,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <optional>
+#include <tuple>
 #include <utility>
 
 namespace ste {
@@ -36,6 +37,7 @@ struct Settings {
   using Slopes = ste::Slopes;
   static constexpr auto kNode = "FakeQuantizeBackward";
 
+  Settings() = default;
   Settings(c10::SymInt min, c10::SymInt max, at::Scalar factor, c10::string_view rule)
       : quant_min(std::move(min)),
         quant_max(std::move(max)),
@@ -60,10 +62,13 @@ struct Settings {
                        : at::zeros({}, scale.options().dtype(dtype)));
   }
 
+  auto fields() { return std::tie(quant_min, quant_max, grad_scale, inside); }
+  auto fields() const { return std::tie(quant_min, quant_max, grad_scale, inside); }
+
   c10::SymInt quant_min;
   c10::SymInt quant_max;
   at::Scalar grad_scale;
-  Inside inside;
+  Inside inside = Inside::rounded;
 };
 
 // Looking at the value of a compiler's symbol would specialize the graph to it.

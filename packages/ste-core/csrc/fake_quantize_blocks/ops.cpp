@@ -13,9 +13,10 @@
 #include <ATen/ops/round.h>
 #include <ATen/ops/where.h>
 #include <torch/csrc/autograd/functions/utils.h>
-#include <torch/csrc/autograd/saved_variable.h>
 
 #include <algorithm>
+#include <array>
+#include <tuple>
 #include <utility>
 
 namespace ste {
@@ -26,6 +27,7 @@ namespace {
 
 // All arguments that are not tensors.
 struct Settings : BlockSettings {
+  Settings() : BlockSettings{} {}
   Settings(c10::string_view grid, c10::SymInt size, c10::string_view rule_name, const c10::SymInt& given_dim)
       : BlockSettings(block_settings("fake_quantize_blocks", grid, rule_name)),
         block(std::move(size)),
@@ -34,8 +36,11 @@ struct Settings : BlockSettings {
   // How the blocks lie along an x.
   BlockPlace in(const at::Tensor& x) const { return {block, dim < 0 ? dim + std::max<int64_t>(x.dim(), 1) : dim}; }
 
+  auto fields() { return std::tuple_cat(ends.fields(), std::tie(rule, is_integer, block, dim)); }
+  auto fields() const { return std::tuple_cat(ends.fields(), std::tie(rule, is_integer, block, dim)); }
+
   c10::SymInt block;
-  int64_t dim;
+  int64_t dim = 0;
 };
 
 // The result in x's memory format: concatenated pieces lie in the order of the dimensions, and x may not.
@@ -146,42 +151,24 @@ at::Tensor run(
   return y;
 }
 
-class FakeQuantizeBlocksBackward final : public torch::autograd::Node {
- public:
-  FakeQuantizeBlocksBackward(
-      const at::Tensor& x, const at::Tensor& tensor_scale, const at::Tensor& random, Settings settings)
-      : x_(x, /*is_output=*/false),
-        tensor_scale_(tensor_scale, /*is_output=*/false),
-        random_(random, /*is_output=*/false),
-        settings_(std::move(settings)) {}
+struct FakeQuantizeBlocksBackward {
+  using Settings = ste::Settings;
+  static constexpr size_t kSaved = 3;
+  static constexpr size_t kInputs = 1;
+  static const char* name() { return "FakeQuantizeBlocksBackward"; }
 
-  torch::autograd::variable_list apply(torch::autograd::variable_list&& gradients) override {
-    const auto& g = gradients[0];
-    if (!g.defined()) {
-      return {at::Tensor()};
-    }
-    const auto x = x_.unpack();
-    const auto tensor_scale = optional(tensor_scale_.unpack());
-    const auto random = optional(random_.unpack());
+  static torch::autograd::variable_list gradients(
+      torch::autograd::variable_list&& incoming, std::array<at::Tensor, kSaved>&& saved,
+      const std::array<bool, kInputs>& /*needed*/, const Settings& settings) {
+    const auto& g = incoming[0];
+    auto& [x, given_tensor_scale, given_random] = saved;
+    const auto tensor_scale = optional(std::move(given_tensor_scale));
+    const auto random = optional(std::move(given_random));
     if (!random && can_run<FakeQuantizeBlocksKernel>(g, x, tensor_scale ? *tensor_scale : x)) {
-      return {run(g, x, tensor_scale, settings_)};
+      return {run(g, x, tensor_scale, settings)};
     }
-    return {passed(g, {x.detach(), tensor_scale, random}, settings_)};
+    return {passed(g, {x.detach(), tensor_scale, random}, settings)};
   }
-
-  std::string name() const override { return "FakeQuantizeBlocksBackward"; }
-
-  void release_variables() override {
-    x_.reset_data();
-    tensor_scale_.reset_data();
-    random_.reset_data();
-  }
-
- private:
-  torch::autograd::SavedVariable x_;
-  torch::autograd::SavedVariable tensor_scale_;
-  torch::autograd::SavedVariable random_;
-  Settings settings_;
 };
 
 struct FakeQuantizeBlocksGradient {
@@ -219,8 +206,8 @@ struct FakeQuantizeBlocksGradient {
     at::Tensor y = below();
     if (autograd::compute_requires_grad(x)) {
       const auto constant = [](const OptionalTensor& tensor) { return tensor ? tensor->detach() : at::Tensor(); };
-      const auto node = make_node<FakeQuantizeBlocksBackward>(
-          x, constant(tensor_scale), constant(random), Settings(grid, block, rule, dim));
+      const auto node = make_node<BackwardNode<FakeQuantizeBlocksBackward>>(
+          Settings(grid, block, rule, dim), x, constant(tensor_scale), constant(random));
       node->set_next_edges(autograd::collect_next_edges(x));
       autograd::set_history(y, node);
     }

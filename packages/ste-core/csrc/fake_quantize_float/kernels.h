@@ -2,10 +2,15 @@
 
 #include "../memory/kernel.h"
 
+#include <tuple>
+
 namespace ste {
 
 // A floating-point format, as numbers that both float and double hold.
 struct FloatEnds {
+  auto fields() { return std::tie(mantissa_bits, least, max, limit, overflow); }
+  auto fields() const { return std::tie(mantissa_bits, least, max, limit, overflow); }
+
   int mantissa_bits;
   double least;     // the smallest power of two that has all of those bits
   double max;       // the largest number

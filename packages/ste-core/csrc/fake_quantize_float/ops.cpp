@@ -9,6 +9,7 @@
 
 #include <ATen/ops/where.h>
 
+#include <tuple>
 #include <utility>
 
 namespace ste {
@@ -27,6 +28,7 @@ struct Settings {
   using Slopes = ste::Slopes;
   static constexpr auto kNode = "FakeQuantizeFloatBackward";
 
+  Settings() = default;
   Settings(c10::string_view format, at::Scalar factor, bool saturate)
       : ends(format_of("fake_quantize_float", format).ends(saturate)), grad_scale(std::move(factor)) {}
 
@@ -37,7 +39,10 @@ struct Settings {
     return MaybeOwnedTensor::borrowed(step);
   }
 
-  FloatEnds ends;
+  auto fields() { return std::tuple_cat(ends.fields(), std::tie(grad_scale)); }
+  auto fields() const { return std::tuple_cat(ends.fields(), std::tie(grad_scale)); }
+
+  FloatEnds ends{};
   at::Scalar grad_scale;
 };
 

@@ -6,18 +6,23 @@
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/autograd/functions/utils.h>
 
-#include <string>
+#include <array>
 #include <utility>
 
 namespace ste {
 
 // Returns the incoming gradient itself, the same tensor. Nothing is saved.
-struct StraightThroughBackward final : torch::autograd::Node {
-  torch::autograd::variable_list apply(torch::autograd::variable_list&& gradients) override {
-    return std::move(gradients);
-  }
+struct StraightThroughBackward {
+  using Settings = NoSettings;
+  static constexpr size_t kSaved = 0;
+  static constexpr size_t kInputs = 1;
+  static const char* name() { return "StraightThroughBackward"; }
 
-  std::string name() const override { return "StraightThroughBackward"; }
+  static torch::autograd::variable_list gradients(
+      torch::autograd::variable_list&& incoming, std::array<at::Tensor, 0>&& /*saved*/,
+      const std::array<bool, 1>& /*needed*/, const NoSettings& /*settings*/) {
+    return std::move(incoming);
+  }
 };
 
 struct StraightThrough {
@@ -27,7 +32,7 @@ struct StraightThrough {
     const bool differentiable = autograd::isDifferentiableType(x.scalar_type());
     at::Tensor y = below();
     if (differentiable && autograd::compute_requires_grad(x)) {
-      const auto node = make_node<StraightThroughBackward>();
+      const auto node = make_node<BackwardNode<StraightThroughBackward>>(NoSettings());
       node->set_next_edges(autograd::collect_next_edges(x));
       autograd::set_history(y, node);
     }

@@ -12,11 +12,12 @@
 #include <c10/util/Exception.h>
 #include <c10/util/string_view.h>
 #include <torch/csrc/autograd/functions/utils.h>
-#include <torch/csrc/autograd/saved_variable.h>
 
 #include <array>
 #include <optional>
 #include <string>
+#include <tuple>
+#include <utility>
 
 namespace ste {
 
@@ -69,36 +70,28 @@ inline at::Tensor surrogate_gradient(
   });
 }
 
-class SurrogateBackward final : public torch::autograd::Node {
- public:
-  SurrogateBackward(Surrogate surrogate, const at::Tensor& x, const at::Tensor& alpha)
-      : surrogate_(surrogate), x_(x, /*is_output=*/false), alpha_(alpha, /*is_output=*/false) {}
+struct SurrogateBackward {
+  struct Settings {
+    auto fields() { return std::tie(surrogate); }
+    auto fields() const { return std::tie(surrogate); }
 
-  torch::autograd::variable_list apply(torch::autograd::variable_list&& gradients) override {
-    const auto& g = gradients[0];
-    if (!g.defined()) {
-      return {at::Tensor()};
-    }
-    const auto x = x_.unpack();
-    const auto alpha = alpha_.unpack();
+    Surrogate surrogate = Surrogate::clipped;
+  };
+  static constexpr size_t kSaved = 2;
+  static constexpr size_t kInputs = 1;
+  static const char* name() { return "SurrogateBackward"; }
+
+  static torch::autograd::variable_list gradients(
+      torch::autograd::variable_list&& incoming, std::array<at::Tensor, kSaved>&& saved,
+      const std::array<bool, kInputs>& /*needed*/, const Settings& settings) {
+    const auto& g = incoming[0];
+    const auto& [x, alpha] = saved;
     if (can_run<SurrogateKernel>(g, x, alpha)) {
       const auto wide = alpha.to(computed_in(x));
-      return {run_forward<SurrogateKernel>(g, {&x, &wide}, surrogate_)};
+      return {run_forward<SurrogateKernel>(g, {&x, &wide}, settings.surrogate)};
     }
-    return {surrogate_gradient(surrogate_, g, x, alpha)};
+    return {surrogate_gradient(settings.surrogate, g, x, alpha)};
   }
-
-  std::string name() const override { return "SurrogateBackward"; }
-
-  void release_variables() override {
-    x_.reset_data();
-    alpha_.reset_data();
-  }
-
- private:
-  Surrogate surrogate_;
-  torch::autograd::SavedVariable x_;
-  torch::autograd::SavedVariable alpha_;
 };
 
 struct SignGradient {
@@ -137,7 +130,8 @@ struct SignGradient {
                    : at::scalar_tensor(definition.alpha, x.options().dtype(dtype).layout(at::kStrided));
     };
     if (autograd::compute_requires_grad(x)) {
-      const auto node = make_node<SurrogateBackward>(definition.surrogate, x, given_or_default());
+      const auto node = make_node<BackwardNode<SurrogateBackward>>(
+          SurrogateBackward::Settings{definition.surrogate}, x, given_or_default());
       node->set_next_edges(autograd::collect_next_edges(x));
       autograd::set_history(y, node);
     }

@@ -26,7 +26,7 @@ struct GradientToSoft {
     at::Tensor y = below();
     if (autograd::compute_requires_grad(soft)) {
       // The autograd engine casts the incoming gradient to soft's dtype.
-      const auto node = make_node<StraightThroughBackward>();
+      const auto node = make_node<BackwardNode<StraightThroughBackward>>(NoSettings());
       node->set_next_edges(autograd::collect_next_edges(soft));
       autograd::set_history(y, node);
     }
