@@ -133,6 +133,10 @@ class _Redispatch(_SingleLevelFunction):
         return y
 
     @staticmethod
+    def _compiled_autograd_key(ctx: Any) -> tuple[int]:
+        return (ctx._autograd_function_id,)  # as Function has it
+
+    @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
         return g if ctx.rule is None else ctx.rule(g, *ctx.saved_tensors), None, None
 
