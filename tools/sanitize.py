@@ -37,7 +37,7 @@ TESTS = (
 # What these call is compiled by inductor, without sanitizers; and a clock's test, which checks in every load slow down.
 LEFT_OUT = "not compile and not a_second_thread_takes_part"
 LEVELS = {"DEFAULT": "default", "AVX2": "avx2", "AVX512": "avx512"}  # as torch reports them, and as it is told them
-INPUTS = 20_000
+INPUTS = 10_000
 SECONDS = 600
 QUICK_INPUTS = 500
 
