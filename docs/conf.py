@@ -106,6 +106,7 @@ intersphinx_mapping = {
 copybutton_exclude = ".linenos, .gp, .go"
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = f"ste {version}"
 html_theme_options = {
     "footer_icons": [{"name": "The repository", "url": REPOSITORY, "html": "Repository", "class": ""}],

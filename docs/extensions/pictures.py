@@ -5,7 +5,6 @@ The roundings, signs and clamps whose gradient is 1 everywhere share one picture
 
 import contextlib
 import inspect
-import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +33,6 @@ def nearest(x: Tensor) -> Tensor:
 # Not drawn with the others with this gradient: the first looks like scalar_clamp_ste, and the second is any step.
 APART = ("tensor_clamp_ste", "straight_through")
 TOGETHER = [op for op in DISTINCT_OPS if op.straight_through and op.name not in APART]
-TOGETHER_PICTURE = "straight_through_ops"
 # Ops that are clearer with arguments other than those in the table.
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "straight_through": (nearest,),
@@ -71,28 +69,31 @@ def with_gaps(y: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def figure(
-    theme: str, name: str, folder: Path, rows: int, columns: int, size: tuple[float, float]
-) -> Iterator[list[Axes]]:
-    """The axes of a picture, which is saved on exit."""
+def panel(theme: str, name: str, folder: Path, size: tuple[float, float] = (3.2, 2.3)) -> Iterator[Axes]:
+    """The axes of one panel of a picture, which is saved on exit.
+
+    Each panel has its own file, so that a narrow page can show them one below the other.
+    """
     style = {"savefig.transparent": True, "font.size": 9, "svg.hashsalt": name}
     with plt.style.context([THEMES[theme], style]):
-        drawn, axes = plt.subplots(
-            rows, columns, figsize=size, sharex=True, sharey=rows > 1, squeeze=False, layout="constrained"
-        )
-        yield list(axes.flat)
+        drawn, axes = plt.subplots(figsize=size, layout="constrained")
+        yield axes
         drawn.savefig(folder / f"{name}-{theme}.svg", metadata={"Date": None})
         plt.close(drawn)
 
 
+def panels_of(op: Op) -> list[str]:
+    return ["forward", "error", "gradients"] if op.name == "fake_quantize" else ["forward", "gradients"]
+
+
 def draw(op: Op, theme: str, folder: Path) -> None:
     x, y, gradients = sample(op)
-    panels = ["forward", "error", "gradients"] if op.name == "fake_quantize" else ["forward", "gradients"]
-    with figure(theme, op.name, folder, 1, len(panels), (3.2 * len(panels), 2.3)) as axes:
-        for panel, axis in zip(panels, axes):
-            shade(axis, x, next(iter(gradients.values())), named=panel == "forward")
-            draw_panel(panel, axis, x, y, gradients)
-        axes[0].set_title(call(op, x))
+    for kind in panels_of(op):
+        with panel(theme, f"{op.name}-{kind}", folder) as axis:
+            shade(axis, x, next(iter(gradients.values())), named=kind == "forward")
+            draw_panel(kind, axis, x, y, gradients)
+            if kind == "forward":
+                axis.set_title(call(op, x))
 
 
 def shade(axis: Axes, x: Tensor, mask: Tensor, named: bool) -> None:
@@ -114,24 +115,21 @@ def shade(axis: Axes, x: Tensor, mask: Tensor, named: bool) -> None:
 
 
 def draw_together(theme: str, folder: Path) -> None:
-    with figure(theme, TOGETHER_PICTURE, folder, 2, (len(TOGETHER) + 1) // 2, (7.5, 3.6)) as axes:
-        for op, axis in itertools.zip_longest(TOGETHER, axes):
-            if op is None:
-                axis.set_axis_off()
-                continue
-            x, y, _ = sample(op)
+    for op in TOGETHER:
+        x, y, _ = sample(op)
+        with panel(theme, op.name, folder, size=(1.75, 1.75)) as axis:
             draw_panel("forward", axis, x, y, {})
-            axis.set(xlabel="", xticks=[-4, 0, 4], yticks=[-4, 0, 4])
+            axis.set(xlabel="", xticks=[-4, 0, 4], yticks=[-4, 0, 4], ylim=(-5.5, 5.5))
             axis.set_title(call(op, x).removesuffix("(x)").replace("(", "\n(", 1), fontsize="medium")
 
 
-def draw_panel(panel: str, axis: Axes, x: Tensor, y: Tensor, gradients: dict[str, Tensor]) -> None:
+def draw_panel(kind: str, axis: Axes, x: Tensor, y: Tensor, gradients: dict[str, Tensor]) -> None:
     axis.set_xlabel("x")
     axis.grid(alpha=0.3)
-    if panel == "forward":
+    if kind == "forward":
         axis.plot(x, x, lw=0.8, ls=":", color="gray")
         axis.plot(x, with_gaps(y))
-    elif panel == "error":
+    elif kind == "error":
         axis.set_title("error")
         axis.plot(x, with_gaps(y - x), color="C3")
     else:
@@ -153,13 +151,13 @@ def draw_all(app: Sphinx) -> None:
             draw(op, theme, folder)
 
 
-def picture(name: str, text: str) -> list[str]:
-    """A picture in the markup of docstrings."""
-    lines = [""]
-    for theme in THEMES:
-        lines.append(f".. image:: /{FOLDER}/{name}-{theme}.svg")
-        lines.append(f"   :alt: {text}")
-        lines += [f"   :class: only-{theme}", ""]
+def picture(panels: dict[str, str], classes: str = "") -> list[str]:
+    """A picture in the markup of docstrings: its panels, by the name of the file, and what each shows."""
+    lines = ["", f".. container:: panels {classes}".rstrip(), ""]
+    for name, text in panels.items():
+        for theme in THEMES:
+            lines += [f"   .. image:: /{FOLDER}/{name}-{theme}.svg", f"      :alt: {text}"]
+            lines += [f"      :class: only-{theme}", ""]
     return lines
 
 
@@ -173,10 +171,10 @@ def insert(lines: list[str], what: list[str]) -> None:
 def add_picture(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     for op in DRAWN:
         if op.public is obj:
-            insert(lines, picture(op.name, f"{op.name} and its gradients, drawn for x from -5 to 5"))
+            panels = {f"{op.name}-{kind}": f"{op.name}, {kind}, for x from -5 to 5" for kind in panels_of(op)}
+            insert(lines, picture(panels))
     if obj is ste.ops_ste:
-        names = ", ".join(op.name for op in TOGETHER)
-        lines += picture(TOGETHER_PICTURE, f"{names}, drawn for x from -5 to 5")
+        lines += picture({op.name: f"{op.name}, for x from -5 to 5" for op in TOGETHER}, "small")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -22,6 +22,14 @@ import ste
 from ste.blocks import BLOCK_RECIPES
 from ste.surrogates import TABLE
 
+# Names from several files that share a page, the usual ones first.
+ORDER = [
+    *["IntegerQuantizer", "FloatQuantizer", "BlockQuantizer", "BinaryQuantizer", "TernaryQuantizer"],
+    *["quantize", "unquantize", "initialize"],
+    *["round_ste", "ceil_ste", "floor_ste", "trunc_ste", "stochastic_round_ste", "binary_sign_ste", "ternary_sign_ste"],
+    *["scalar_clamp_ste", "tensor_clamp_ste", "straight_through", "tensor_clamp"],
+    *["fake_quantize", "fake_quantize_float", "fake_quantize_blocks"],
+]
 HEADER = Path(__file__).parents[2] / "packages" / "ste-core" / "include" / "ste" / "ops.h"
 FOLDER = "reference"
 
@@ -44,8 +52,8 @@ PAGES: list[tuple[str, ModuleType, str]] = [
 BACKEND = """\
 # Backend and ste-core
 
-Which backend runs, and what of ste-core builds on it in C++ need to know. [Backends](../guides/backends.md) is the
-guide to it.
+Which backend runs, and what you need from ste-core to build on it in C++. The guides are
+[backends](../guides/backends.md) and [C++](../guides/cpp.md).
 
 ```{eval-rst}
 OVERVIEW
@@ -58,7 +66,7 @@ OVERVIEW
 .. py:data:: __version__
    :type: str
 
-   The version of ste-py, which that of ste-core has to be too.
+   The version of ste-py. ste-core must have the same one.
 
 .. automodule:: ste_core
 
@@ -67,7 +75,7 @@ OVERVIEW
 CPP = """\
 # C++
 
-What `#include <ste/ops.h>` declares. [From C++](../guides/cpp.md) is the guide to it.
+What `#include <ste/ops.h>` declares. The guide is [From C++](../guides/cpp.md).
 
 ```{eval-rst}
 OVERVIEW
@@ -79,22 +87,22 @@ OVERVIEW
 SCHEMAS = """\
 # Dispatcher schemas
 
-The ops as PyTorch knows them: as `torch.ops.ste.round_ste` and so on, in graphs, in TorchScript and in profiles. The
-table is of what is registered, by either backend: the schemas are the same.
+The ops as PyTorch knows them: `torch.ops.ste.round_ste` and so on, in graphs, in TorchScript and in profiles. Both
+backends register the same schemas.
 
 | Python | schema | C++ |
 |---|---|---|
 """
 
 # Indented like the text around it.
-SURROGATES = "   All surrogates, as data. :doc:`The guide </guides/surrogates>` shows them as a table, and draws each."
+SURROGATES = "   All surrogates, as data. :doc:`The guide </guides/surrogates>` tabulates and draws them."
 RECIPES = "   Recipes of :func:`ste.fake_quantize_blocks` by name. :doc:`The guide </guides/block_formats>` lists them."
 
 VALUES = """\
 # Special values
 
-What the ops give where formulas say too little, by calling them, in float32. The arguments are those of the first
-column. [The contract](../contract.md) says it in words.
+What the ops return where formulas say too little: this page calls them, in float32, with the arguments of the first
+column. [The contract](../contract.md) says the same in words.
 
 """
 
@@ -123,11 +131,13 @@ def reference_to(name: str, public: Any) -> str:
     return f":{role}:`~{name}`"
 
 
-def place_of(public: Any) -> tuple[str, int]:
-    """The sort key of a name: data first, then by file and line of its definition."""
+def place_of(public: Any) -> tuple[bool, int, str, int]:
+    """The sort key of a name: data first, then by the order below, then by file and line of its definition."""
     if not callable(public):
-        return "", 0
-    return inspect.getfile(public), inspect.getsourcelines(public)[1]
+        return False, 0, "", 0
+    name = public.__name__.removesuffix("_fn")
+    rank = ORDER.index(name) if name in ORDER else len(ORDER)
+    return True, rank, inspect.getfile(public), inspect.getsourcelines(public)[1]
 
 
 def entry(name: str, public: Any) -> list[str]:
@@ -180,11 +190,17 @@ def backend_page() -> str:
     return "\n".join([BACKEND.replace("OVERVIEW", overview(described)), *lines, "```", ""])
 
 
+def first_sentence(text: str) -> str:
+    """Up to the first stop that is not in parentheses, and without what is in them behind a word."""
+    plain = re.sub(r"(?<=[a-z]) \([^)]*\)", "", text)
+    return re.split(r"[.:;](?: |$)", plain)[0] + "."
+
+
 def cpp_page() -> str:
     """The functions of the header, with the first sentence of each comment."""
     found = re.findall(r"((?:^///.*\n)+)STE_API at::Tensor (\w+)\(", HEADER.read_text(), re.MULTILINE)
     comments = {name: " ".join(line.removeprefix("///").strip() for line in text.splitlines()) for text, name in found}
-    sentences = {name: re.split(r"[.:;] ", text.replace("`", "``"))[0].rstrip(".") for name, text in comments.items()}
+    sentences = {name: first_sentence(text.replace("`", "``")) for name, text in comments.items()}
     return CPP.replace("OVERVIEW", overview({f":cpp:func:`ste::{name}`": text for name, text in sentences.items()}))
 
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 import torch
-from matplotlib import pyplot as plt
-from pictures import FOLDER, THEMES, insert, picture, with_gaps
+from pictures import FOLDER, THEMES, insert, panel, picture, with_gaps
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from torch import Tensor
@@ -37,23 +36,20 @@ def integral(h: Tensor, x: Tensor) -> Tensor:
     return area - area[len(x) // 2]
 
 
-def draw(kind: Definition, theme: str, path: Path) -> None:
+def draw(kind: Definition, theme: str, folder: Path) -> None:
     x = torch.linspace(-2, 2, 4001, dtype=torch.float64)
-    theme_style = {"savefig.transparent": True, "font.size": 9, "svg.hashsalt": kind.name}
-    with plt.style.context([THEMES[theme], theme_style]):
-        figure, axes = plt.subplots(1, 2, figsize=(6.4, 2.3), sharex=True, layout="constrained")
-        for alpha in ALPHAS.get(kind.name, [factor * kind.alpha for factor in FACTORS]):
-            h = slope(kind, x, alpha)
-            line = {"lw": 1.8, "zorder": 3} if alpha == kind.alpha else {"lw": 0.9}
-            for axis, y in zip(axes, (integral(h, x), with_gaps(h))):
+    alphas = ALPHAS.get(kind.name, [factor * kind.alpha for factor in FACTORS])
+    for name, title in ((kind.name, kind.name), (f"{kind.name}-slope", "h, its derivative")):
+        with panel(theme, f"surrogate-{name}", folder) as axis:
+            for alpha in alphas:
+                h = slope(kind, x, alpha)
+                line = {"lw": 1.8, "zorder": 3} if alpha == kind.alpha else {"lw": 0.9}
+                y = integral(h, x) if name == kind.name else with_gaps(h)
                 axis.plot(x, y, label=f"alpha {alpha:g}", **line)
-        for axis, title in zip(axes, (kind.name, "h, its derivative")):
-            axis.set_title(title)
-            axis.set_xlabel("x")
+            axis.set(title=title, xlabel="x")
             axis.grid(alpha=0.3)
-        axes[0].legend(fontsize="small")
-        figure.savefig(path, metadata={"Date": None})
-        plt.close(figure)
+            if name == kind.name:
+                axis.legend(fontsize="small")
 
 
 def draw_all(app: Sphinx) -> None:
@@ -62,20 +58,28 @@ def draw_all(app: Sphinx) -> None:
     folder.mkdir(exist_ok=True)
     for kind in TABLE:
         for theme in THEMES:
-            draw(kind, theme, folder / f"surrogate-{kind.name}-{theme}.svg")
+            draw(kind, theme, folder)
 
 
 def linked(source: str) -> str:
     return re.sub(r"arXiv:(\d+\.\d+)", r"[arXiv:\1](https://arxiv.org/abs/\1)", source)
 
 
-def in_cell(formula: str) -> str:
-    """The formula for a Markdown table, in which | would end a cell. Its parts may go on separate lines."""
-    return " ".join(f"${part.strip()}$" for part in formula.replace("|", r"\|").split(r"\quad"))
+def in_text(formula: str) -> str:
+    """The formula for Markdown, with its words outside the math, so that a narrow page can break the line."""
+    parts = re.split(r"\\quad|\\text\{([^}]*)\}", formula)
+    text = ""
+    for math, word in zip(parts[::2], [*parts[1::2], ""]):
+        inner = math.strip(" ,;")
+        text += (f"${inner}$" if inner else "") + math.strip().removeprefix(inner) + (word or " ")
+    return " ".join(text.split())
 
 
-def alternative(kind: Definition) -> str:
-    return f"the smooth function of {kind.name}, and h, for three values of alpha"
+def panels_of(kind: Definition) -> dict[str, str]:
+    return {
+        f"surrogate-{kind.name}": f"the smooth function of {kind.name}, for three values of alpha",
+        f"surrogate-{kind.name}-slope": f"the gradient h of {kind.name}, for three values of alpha",
+    }
 
 
 class SurrogateTable(SphinxDirective):
@@ -84,7 +88,7 @@ class SurrogateTable(SphinxDirective):
     def run(self) -> list[Any]:
         lines = ["| surrogate | $h(x)$ | default $\\alpha$ | source |", "|---|---|---|---|"]
         for kind in TABLE:
-            formula = in_cell(kind.formula)
+            formula = in_text(kind.formula).replace("|", r"\|")
             name = f"{{func}}`{kind.name} <ste.surrogates.{kind.name}>`"
             lines.append(f"| {name} | {formula} | {kind.alpha:g} | {linked(kind.source)} |")
         nodes: list[Any] = self.parse_text_to_nodes("\n".join(lines))
@@ -95,7 +99,7 @@ def add_picture(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines
     """Add a picture to each surrogate's function, as pictures does for the ops."""
     for kind in TABLE:
         if obj is getattr(ste.surrogates, kind.name):
-            insert(lines, picture(f"surrogate-{kind.name}", alternative(kind)))
+            insert(lines, picture(panels_of(kind)))
 
 
 class SurrogatePictures(SphinxDirective):
@@ -104,11 +108,8 @@ class SurrogatePictures(SphinxDirective):
     def run(self) -> list[Any]:
         lines = []
         for kind in TABLE:
-            lines += [f"**{kind.name}** is the derivative of ${kind.antiderivative}$.", ""]
-            for theme in THEMES:
-                lines += [f"```{{image}} /{FOLDER}/surrogate-{kind.name}-{theme}.svg"]
-                lines += [f":alt: {alternative(kind)}"]
-                lines += [f":class: only-{theme}", "```", ""]
+            lines += [f"**{kind.name}** is the derivative of {in_text(kind.antiderivative)}.", ""]
+            lines += ["```{eval-rst}", *picture(panels_of(kind)), "```", ""]
         nodes: list[Any] = self.parse_text_to_nodes("\n".join(lines))
         return nodes
 

@@ -4,8 +4,9 @@ The tables are Markdown, which is readable without the site but has no classes.
 
 - A cell that begins with ✓, ✗ or ⊘ gets a color. A table with such cells in more than one column is a matrix: on a
 narrow page it scrolls within itself, beside a first column that stays in sight.
-- On a narrow page, any other table with three or more columns is stacked: each row is a block, in which each cell has
-the label of its column.
+- On a narrow page, any other table is stacked if it has three or more columns, or a long word in its first: each row
+is a block, in which each cell has the label of its column. In a table that is not stacked, no word of the first column
+is broken.
 - A table with nine or more columns is set in smaller type.
 """
 
@@ -14,6 +15,7 @@ from sphinx.application import Sphinx
 
 CLASSES = {"✓": "pass", "✗": "wrong", "⊘": "refused"}
 STACKED, DENSE = 3, 9  # columns
+LONG = 14  # characters of a word
 
 
 def colour(table: nodes.table) -> set[int]:
@@ -29,13 +31,18 @@ def colour(table: nodes.table) -> set[int]:
 
 def label(table: nodes.table) -> None:
     """Copy each column's head into its cells, except in the first column: only the narrow form shows it."""
-    (head,) = table.findall(nodes.thead)
-    heads = list(head.findall(nodes.entry))
+    heads = [entry for head in table.findall(nodes.thead) for entry in head.findall(nodes.entry)]
     for row in next(table.findall(nodes.tbody)).findall(nodes.row):
         for name, entry in list(zip(heads, row.findall(nodes.entry)))[1:]:
             if entry.astext() and name.astext():
                 copy = [child.deepcopy() for child in name[0].children]
                 entry[0].insert(0, nodes.inline("", "", *copy, nodes.Text(": "), classes=["label"]))
+
+
+def longest_word(table: nodes.table) -> int:
+    """The characters of the longest word in the first column."""
+    first = [next(row.findall(nodes.entry)) for row in table.findall(nodes.row)]
+    return max(len(word) for entry in first for word in ["", *entry.astext().split()])
 
 
 def prepare(app: Sphinx, doctree: nodes.document) -> None:
@@ -45,9 +52,11 @@ def prepare(app: Sphinx, doctree: nodes.document) -> None:
             table["classes"].append("dense")
         if len(colour(table)) > 1:
             table["classes"].append("matrix")
-        elif columns >= STACKED:
+        elif columns >= STACKED or longest_word(table) > LONG:
             table["classes"].append("stacked")
             label(table)
+        else:
+            table["classes"].append("whole-words")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
