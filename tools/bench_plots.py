@@ -1,4 +1,7 @@
-"""The plots of what tools/bench.py measured: two for the page, light and dark, and one beside it."""
+"""The plots of what tools/bench.py measured: two for the page, light and dark, and one beside it.
+
+Those of the page are narrow, so that their text can still be read on a phone.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,7 +28,7 @@ def steps(rows: Sequence[Row], colors: Sequence[str]) -> Figure:
     groups = list(dict.fromkeys((r["op"], r["threads"]) for r in chosen))
     names = {NATIVE: "ste.nn", "torch.ao": "torch.ao", "torchao": "torchao", "Brevitas": "Brevitas"}
     present = [name for name in names if any(r["competitor"] == name for r in chosen)]
-    figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
     height = 0.8 / max(len(present), 1)
     for i, (name, color) in enumerate(zip(present, colors)):
         ratios = {(r["op"], r["threads"]): r["ratio"] for r in chosen if r["competitor"] == name}
@@ -57,7 +60,7 @@ def large(rows: Sequence[Row], colors: Sequence[str]) -> Figure:
         if row["section"] in sections and row["elements"] == size:
             points.setdefault(sections[row["section"]] + row["op"], {})[row["competitor"]] = row["ratio"]
     names = [name for name in points if NATIVE in points[name]]
-    figure, axes = plt.subplots(figsize=(7, 0.26 * len(names) + 1), layout="constrained")
+    figure, axes = plt.subplots(figsize=(5.2, 0.24 * len(names) + 1), layout="constrained")
     drawn = {
         "detach idiom": ("idiom", "composition"),
         "Function": ("Function",),

@@ -59,7 +59,7 @@ def targets(rows: Sequence[Row], threads: int) -> list[str]:
     lines = ["## Targets", "", f"{met} of {len(found)} are met. Each is judged by its worst case.", ""]
     for kind, title in (
         ("one", "On one thread"),
-        ("all", f"On all {threads} threads"),
+        ("all", f"On {threads} threads"),
         ("", "On any number of threads"),
     ):
         lines += [f"### {title}", "", "| | target | measured | worst case |", "|---|---|---|---|"]

@@ -126,8 +126,8 @@ def reasons(rows: Sequence[Row], results: Sequence[matrix.Result], docs: str) ->
 {wrong["scalar_clamp_ste"]:.0%} of the values of a clamp to [-0.9, 2.1] in float32 wrong.""",
         f"""\
 **One pass.** `fake_quantize` of 10 million numbers takes {forward[NATIVE]:.2f} times as long as copying them; the idiom
-takes {forward["composition"]:.1f} times as long. Forward and backward of `round_ste` need the memory of
-{memory[NATIVE]:.0f} tensor at their peak; the idiom needs {memory["idiom"]:.0f}. [All figures]({docs}bench.md).""",
+takes {forward["composition"]:.1f} times as long. At their peak, forward and backward of `round_ste` need the memory of
+{memory[NATIVE]:.0f} tensor; those of the idiom need {memory["idiom"]:.0f}. [All figures]({docs}bench.md).""",
         f"""\
 **Every transform.** Of the {total} rows of [the matrix]({docs}matrix.md), from `torch.compile` to ONNX, ste passes
 {ours} and refuses the others with an error. The idiom passes {passed["idiom"]}, an `autograd.Function`

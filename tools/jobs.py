@@ -20,10 +20,10 @@ PAGE = ROOT / "docs" / "jobs.md"
 LIFE = ("Training", "What is kept", "Two processes", "Deployment")
 
 INTRODUCTION = """\
-# The life of a quantizer: jobs, by quantizer
+# The life of a quantizer, job by job
 
 Written by `make jobs`, from the results of tests that compare values. Each column is a pair of quantizers of
-{{mod}}`ste.nn`, on the weights and the inputs of a small network; each row is something that people do with it.
+{{mod}}`ste.nn`, on the weights and the inputs of a small network; each row is something that people do with them.
 
 | | |
 |---|---|
@@ -71,7 +71,9 @@ def page(results: list[dict[str, Any]]) -> str:
         lines.append("")
     if notes:
         lines += ["## Why some are refused", ""]
-        lines += [f'{number}. <a id="n{number}"></a>{note}.' for number, note in enumerate(notes, 1)]
+        lines += [
+            f'{number}. <a id="n{number}"></a>{note[0].upper()}{note[1:]}.' for number, note in enumerate(notes, 1)
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -113,7 +113,7 @@ def page(results: list[Result]) -> str:
             lines.append(f"| {name} | {' | '.join(cells)} |")
         lines.append("")
     lines += ["## Why some are refused", ""]
-    lines += [f'{number}. <a id="n{number}"></a>{note}.' for number, note in enumerate(notes, 1)]
+    lines += [f'{number}. <a id="n{number}"></a>{note[0].upper()}{note[1:]}.' for number, note in enumerate(notes, 1)]
     return "\n".join(lines) + "\n"
 
 
