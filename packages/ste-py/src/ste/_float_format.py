@@ -22,7 +22,7 @@ class FloatFormat:
         exponent_bits: 1 to 8.
         mantissa_bits: 0 to 10, without the leading bit.
         bias: What is subtracted from the exponent field; -62 to 62.
-        max: The largest number. It is smaller than the fields could hold where these stand for infinity or NaN.
+        max: The largest number. The fields may hold larger ones, which stand for infinity or NaN.
         has_infinity: Whether the format has an infinity.
 
     Raises:

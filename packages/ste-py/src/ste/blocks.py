@@ -73,7 +73,8 @@ def fake_quantize_blocks(
 
     .. math::
         s &= \mathit{rule}(\text{the block}) \\
-        q &= \operatorname{clamp}(r, -M, M), \qquad r = \operatorname{round}_{\mathit{grid}}(x / s) \\
+        r &= \operatorname{round}_{\mathit{grid}}(x / s) \\
+        q &= \operatorname{clamp}(r, -M, M) \\
         y &= q \, s
 
     where :math:`M` is the largest number of the grid: the format's, or :math:`2^{n-1} - 1` for integers of n bits. An

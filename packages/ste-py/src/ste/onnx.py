@@ -18,7 +18,7 @@ def quantize_dequantize() -> dict[Any, Any]:
     The export refuses what the two operators cannot express, so an exported model computes the same numbers as PyTorch,
     with two exceptions. The first is NaN: ONNX does not say which integer it becomes, and where PyTorch makes a whole
     block NaN, a runtime may leave numbers in it. The second is -0 in e4m3fnuz and e5m2fnuz, which have none: it becomes
-    0. To export one op as its formula and the others with the table, take it out of the table:
+    0. To export one op as its formula and the others with the table, remove it from the table:
     ``del table[torch.ops.ste.fake_quantize_blocks.default]``.
 
     x must be float32, float16 or bfloat16, and is computed in float32. For :func:`ste.fake_quantize`, the two operators

@@ -62,7 +62,7 @@ _tensor_clamp = implement(tensor_clamp, tensor_clamp_fn)
 def max_uint(narrow_range: bool, bit_width: Tensor | int) -> Tensor:
     r"""Largest unsigned integer of ``bit_width`` bits.
 
-    .. math:: 2^b - 1, \quad \text{less one if } \mathit{narrow\_range}
+    .. math:: 2^b - 1, \quad \text{minus one if } \mathit{narrow\_range}
 
     A floating-point ``bit_width`` :math:`b` keeps its dtype, and the result has the derivative of the formula. A result
     that the dtype cannot hold is rounded: the largest signed integer of 16 bits is 32768 in bfloat16, which has 8

@@ -254,7 +254,7 @@ def scalar_clamp_ste(x: Tensor, min_val: float, max_val: float) -> Tensor:
         y = \min(\max(x, \mathit{min\_val}), \mathit{max\_val}), \qquad \frac{\partial y}{\partial x} = 1
 
     NaN is kept, and so is the sign of a zero that is within the bounds. Where ``min_val > max_val`` the result is
-    ``max_val``; a NaN bound gives NaN. (torch.compile takes -0.0 and 0.0 for the same constant, so between these two
+    ``max_val``; a NaN bound gives NaN. (torch.compile treats -0.0 and 0.0 as the same constant, so between these two
     bounds it may give a zero of the other sign.)
 
     Args:
@@ -300,7 +300,7 @@ def tensor_clamp_ste(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
         max_val: Upper bound; as ``min_val``.
 
     Returns:
-        Tensor of x's shape, dtype, device and memory format. It requires grad exactly when x does.
+        Tensor of x's shape, dtype, device and memory format. It requires grad if and only if x does.
 
     Raises:
         TypeError: An argument is not a Tensor, or is boolean or complex.
@@ -337,8 +337,8 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
 
     Returns:
         Tensor of hard's shape, device and memory format, in hard's dtype if that is floating-point, else in soft's. It
-        is a copy, so writing to it leaves ``hard`` as it is. It requires grad exactly when ``soft`` does; the gradient
-        arrives in soft's dtype.
+        is a copy, so writing to it leaves ``hard`` as it is. It requires grad if and only if ``soft`` does; the
+        gradient arrives in soft's dtype.
 
     Raises:
         TypeError: An argument is not a Tensor; hard is complex or quantized; soft is not floating-point.
@@ -364,7 +364,7 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
 
 
 def stochastic_round_ste(x: Tensor, random: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-    r"""Round down or up at random, such that the expected value is x, with a straight-through gradient.
+    r"""Round down or up at random, so that the expected value is x, with a straight-through gradient.
 
     .. math:: y = \begin{cases} \lfloor x \rfloor + 1 & \mathit{random} < x - \lfloor x \rfloor \\
                   \lfloor x \rfloor & \text{otherwise} \end{cases}

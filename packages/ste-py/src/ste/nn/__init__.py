@@ -1,4 +1,4 @@
-"""Quantizers as modules: small ones, built on the public ops, and one call that puts them on a model's layers."""
+"""Quantizers as modules, built on the public ops, and one call that puts them on a model's layers."""
 
 from ste.nn._float import BlockQuantizer, FloatQuantizer
 from ste.nn._integer import IntegerQuantizer

@@ -18,7 +18,7 @@ class FloatQuantizer(ScaledQuantizer):
         format: A name, or a :class:`ste.FloatFormat`.
         scale: As in :class:`IntegerQuantizer`, with the format's largest number instead of the largest integer. A
             learned one starts as that of ``"absmax"``.
-        saturate: Whether values beyond the largest number become the largest number.
+        saturate: Whether numbers beyond the largest one become the largest one.
         axis: As in :class:`IntegerQuantizer`.
         channels: As in :class:`IntegerQuantizer`.
         momentum: As in :class:`IntegerQuantizer`.
@@ -27,7 +27,7 @@ class FloatQuantizer(ScaledQuantizer):
         dtype: Dtype of the parameters and buffers.
 
     Raises:
-        ValueError: An argument has another value.
+        ValueError: An argument is out of its range, or format or scale is another string.
 
     Example:
         >>> quantizer = ste.nn.FloatQuantizer("e4m3fn", scale="absmax")

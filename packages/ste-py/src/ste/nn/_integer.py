@@ -16,8 +16,8 @@ class IntegerQuantizer(ScaledQuantizer):
     r"""Quantize to integers of a few bits, times a scale.
 
     .. math::
-        q = \operatorname{clamp}(\operatorname{round}(x / s) + z, \mathit{quant\_min}, \mathit{quant\_max}),
-        \qquad y = (q - z) \, s
+        q &= \operatorname{clamp}(\operatorname{round}(x / s) + z, \mathit{quant\_min}, \mathit{quant\_max}) \\
+        y &= (q - z) \, s
 
     with the gradients of :func:`ste.fake_quantize`. A learned scale has LSQ's gradients, with its mask and its factor,
     and a learned zero point makes it LSQ+. A scale that is computed from x is a constant for the gradient.
@@ -34,7 +34,7 @@ class IntegerQuantizer(ScaledQuantizer):
     ``"percentile"`` the same, from a moving average of a percentile         ``observed``
     ================ ======================================================= ===================
 
-    The averages move only in training. Every scale is at least 2^-40, so zeros stay 0.
+    The averages move only in training. Every scale is at least :math:`2^{-40}`, so zeros stay 0.
 
     Args:
         bits: 2 to 16.
@@ -51,7 +51,7 @@ class IntegerQuantizer(ScaledQuantizer):
         dtype: Dtype of the parameters and buffers.
 
     Raises:
-        ValueError: An argument has another value, or zero_point does not go with the scale.
+        ValueError: An argument is out of its range, scale is another string, or zero_point does not go with the scale.
 
     Example:
         >>> quantizer = ste.nn.IntegerQuantizer(4, scale="absmax")

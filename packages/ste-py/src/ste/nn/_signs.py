@@ -52,7 +52,7 @@ class BinaryQuantizer(_Signs):
         axis: The dimension of x along which each index has a mean of its own.
 
     Raises:
-        ValueError: scale has another value.
+        ValueError: scale is another string.
 
     Example:
         >>> quantizer = ste.nn.BinaryQuantizer(scale="mean")
@@ -93,7 +93,7 @@ class TernaryQuantizer(_Signs):
         axis: The dimension of x along which each index has means of its own.
 
     Raises:
-        ValueError: threshold is negative, or scale has another value.
+        ValueError: threshold is negative, or scale is another string.
 
     Example:
         >>> quantizer = ste.nn.TernaryQuantizer()
