@@ -79,7 +79,7 @@ def large(rows: Sequence[Row], colors: Sequence[str]) -> Figure:
     axes.set_yticks(range(len(names)), names)
     axes.grid(axis="y", alpha=0.3)
     axes.invert_yaxis()
-    axes.legend(frameon=False, loc="upper right")
+    figure.legend(frameon=False, loc="outside upper right", ncols=4, columnspacing=1, handletextpad=0.2)
     return figure
 
 

@@ -43,7 +43,7 @@ def draw(kind: Definition, theme: str, folder: Path) -> None:
         with panel(theme, f"surrogate-{name}", folder) as axis:
             for alpha in alphas:
                 h = slope(kind, x, alpha)
-                line = {"lw": 1.8, "zorder": 3} if alpha == kind.alpha else {"lw": 0.9}
+                line: dict[str, Any] = {"lw": 1.8, "zorder": 3} if alpha == kind.alpha else {"lw": 0.9}
                 y = integral(h, x) if name == kind.name else with_gaps(h)
                 axis.plot(x, y, label=f"alpha {alpha:g}", **line)
             axis.set(title=title, xlabel="x")

@@ -30,11 +30,11 @@ def colour(table: nodes.table) -> set[int]:
 
 
 def label(table: nodes.table) -> None:
-    """Copy each column's head into its cells, except in the first column: only the narrow form shows it."""
+    """Copy each column's head into its cells: only the narrow form shows it. In the first column, a number needs it."""
     heads = [entry for head in table.findall(nodes.thead) for entry in head.findall(nodes.entry)]
     for row in next(table.findall(nodes.tbody)).findall(nodes.row):
-        for name, entry in list(zip(heads, row.findall(nodes.entry)))[1:]:
-            if entry.astext() and name.astext():
+        for column, (name, entry) in enumerate(zip(heads, row.findall(nodes.entry))):
+            if entry.astext() and name.astext() and (column or entry.astext().isdigit()):
                 copy = [child.deepcopy() for child in name[0].children]
                 entry[0].insert(0, nodes.inline("", "", *copy, nodes.Text(": "), classes=["label"]))
 
