@@ -25,10 +25,10 @@ from ste.surrogates import TABLE
 # Names from several files that share a page, the usual ones first.
 ORDER = [
     *["IntegerQuantizer", "FloatQuantizer", "BlockQuantizer", "BinaryQuantizer", "TernaryQuantizer"],
-    *["quantize", "unquantize", "initialize"],
     *["round_ste", "ceil_ste", "floor_ste", "trunc_ste", "stochastic_round_ste", "binary_sign_ste", "ternary_sign_ste"],
     *["scalar_clamp_ste", "tensor_clamp_ste", "straight_through", "tensor_clamp"],
     *["fake_quantize", "fake_quantize_float", "fake_quantize_blocks"],
+    *["quantize", "unquantize", "initialize"],
 ]
 HEADER = Path(__file__).parents[2] / "packages" / "ste-core" / "include" / "ste" / "ops.h"
 FOLDER = "reference"
@@ -260,8 +260,8 @@ def add_links(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: 
 def without_signature(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returns: str
 ) -> tuple[str, str] | None:
-    """Show the signature of `apply`: an autograd class itself is not called."""
-    return ("", "") if inspect.isclass(obj) and issubclass(obj, Function) else None
+    """None for an autograd class, which is called by `apply`, and for the list that `ste.nn.quantize` returns."""
+    return ("", "") if inspect.isclass(obj) and issubclass(obj, Function | list) else None
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -162,8 +162,8 @@ def binary_sign_ste(x: Tensor, low: float = 0.0, surrogate: str = "identity", al
     r"""Binarize, with a straight-through gradient or a surrogate one.
 
     .. math::
-        y = \begin{cases} 1 & x \ge 0 \\ \mathit{low} & \text{otherwise} \end{cases},
-        \qquad \frac{\partial y}{\partial x} = h(x)
+        y &= \begin{cases} 1 & x \ge 0 \\ \mathit{low} & \text{otherwise} \end{cases} \\
+        \frac{\partial y}{\partial x} &= h(x)
 
     ``low=-1.0`` gives the bipolar {-1, +1} of binary neural networks. -0.0 gives 1; NaN gives ``low``.
 
@@ -211,8 +211,8 @@ def ternary_sign_ste(
     r"""Sign, with a straight-through gradient or a surrogate one.
 
     .. math::
-        y = \begin{cases} \operatorname{sign}(x) & |x| > \Delta \\ 0 & \text{otherwise} \end{cases},
-        \qquad \frac{\partial y}{\partial x} = h(x)
+        y &= \begin{cases} \operatorname{sign}(x) & |x| > \Delta \\ 0 & \text{otherwise} \end{cases} \\
+        \frac{\partial y}{\partial x} &= h(x)
 
     Both zeros and NaN give 0. The threshold :math:`\Delta` is that of ternary weight networks (Li et al. 2016,
     arXiv:1605.04711); :math:`h` is as in :func:`binary_sign_ste`.
@@ -251,7 +251,8 @@ def scalar_clamp_ste(x: Tensor, min_val: float, max_val: float) -> Tensor:
     r"""Clamp between two numbers, with a straight-through gradient: 1 outside the bounds too.
 
     .. math::
-        y = \min(\max(x, \mathit{min\_val}), \mathit{max\_val}), \qquad \frac{\partial y}{\partial x} = 1
+        y &= \min(\max(x, \mathit{min\_val}), \mathit{max\_val}) \\
+        \frac{\partial y}{\partial x} &= 1
 
     NaN is kept, and so is the sign of a zero that is within the bounds. Where ``min_val > max_val`` the result is
     ``max_val``; a NaN bound gives NaN. (torch.compile treats -0.0 and 0.0 as the same constant, so between these two
@@ -286,7 +287,8 @@ def tensor_clamp_ste(x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
     r"""Clamp between two tensors, with a straight-through gradient to x and none to the bounds.
 
     .. math::
-        y = \min(\max(x, \mathit{min\_val}), \mathit{max\_val}), \qquad \frac{\partial y}{\partial x} = 1
+        y &= \min(\max(x, \mathit{min\_val}), \mathit{max\_val}) \\
+        \frac{\partial y}{\partial x} &= 1
 
     NaN is kept. Where ``min_val > max_val`` the result is ``max_val``; a NaN bound gives NaN. Where x and a bound are
     zeros of different sign, the sign of the result is unspecified. For gradients to the bounds, use
@@ -323,8 +325,8 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     r"""The value of one tensor, with the gradient of another.
 
     .. math::
-        y = \mathit{hard}, \qquad \frac{\partial y}{\partial \mathit{soft}} = 1, \qquad
-        \frac{\partial y}{\partial \mathit{hard}} = 0
+        y &= \mathit{hard} \\
+        \frac{\partial y}{\partial \mathit{soft}} &= 1, \quad \frac{\partial y}{\partial \mathit{hard}} = 0
 
     The straight-through estimator of any step: ``hard`` is the result of the step, and ``soft`` is what is
     differentiated in its place. The value is ``hard`` to the bit, -0.0, NaN and infinities included, whatever ``soft``
@@ -366,9 +368,10 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
 def stochastic_round_ste(x: Tensor, random: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
     r"""Round down or up at random, so that the expected value is x, with a straight-through gradient.
 
-    .. math:: y = \begin{cases} \lfloor x \rfloor + 1 & \mathit{random} < x - \lfloor x \rfloor \\
-                  \lfloor x \rfloor & \text{otherwise} \end{cases}
-              \qquad \frac{\partial y}{\partial x} = 1
+    .. math::
+        y &= \begin{cases} \lfloor x \rfloor + 1 & \mathit{random} < x - \lfloor x \rfloor \\
+            \lfloor x \rfloor & \text{otherwise} \end{cases} \\
+        \frac{\partial y}{\partial x} &= 1
 
     The probability of rounding up is the distance from the integer below. Small updates are therefore not lost, as they
     are when each is rounded to the nearest integer. Integers, NaN and infinities are kept. float16 and bfloat16 are
