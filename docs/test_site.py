@@ -1,8 +1,8 @@
 """The built site, in a real browser: `make docs-check`.
 
 Every page, at the width of a desktop and of a phone, light and dark: nothing is wider than the page, text can be read,
-formulas are drawn, and nothing comes from elsewhere. The links, the names, and the search. A picture of each is left in
-build/site-pictures, to be looked at.
+in pictures too, formulas are drawn, and nothing comes from elsewhere. The links, the names, and the search. A picture
+of each is left in build/site-pictures, to be looked at.
 """
 
 import functools
@@ -94,6 +94,19 @@ CUT = """() => [...document.querySelectorAll("article pre")]
   .filter(pre => pre.checkVisibility() && pre.scrollWidth > pre.clientWidth + 1)
   .map(pre => pre.textContent.split("\\n").reduce((a, b) => (a.length < b.length ? b : a)))"""
 
+# Pictures that are so much reduced that their text cannot be read, and names that are broken between two letters.
+SMALL = """() => {
+  const found = [];
+  for (const image of document.querySelectorAll("article img")) {
+    const reduced = image.getBoundingClientRect().width / image.naturalWidth;
+    if (image.checkVisibility() && reduced < 0.6) found.push(`${reduced.toFixed(2)}: ${image.alt}`);
+  }
+  for (const name of document.querySelectorAll("article table.whole-words td:first-child code .pre")) {
+    if (name.getClientRects().length > 1) found.push(`broken: ${name.textContent}`);
+  }
+  return found;
+}"""
+
 # What sticks out of the page, or out of something that does not scroll.
 WIDE = """() => {
   const width = document.documentElement.clientWidth;
@@ -183,6 +196,7 @@ def test_page(tab: Page, address: str, width: str, scheme: str, page: str) -> No
     assert tab.evaluate(WIDE) == []
     assert tab.evaluate(SCROLLS) == []
     assert tab.evaluate(FAINT) == []
+    assert tab.evaluate(SMALL) == []
     if width == "desktop":
         assert tab.evaluate(CUT) == []
     description = tab.locator("meta[name=description]").get_attribute("content")

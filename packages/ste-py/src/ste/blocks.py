@@ -219,8 +219,8 @@ def block_zero_point(x: Tensor, grid: Format, block: int | None = None, rule: st
         dim: As in :func:`fake_quantize_blocks`.
 
     Returns:
-        Tensor of the same shape and dtype as that of :func:`block_scale`: whole numbers, or NaN where the block has a
-        NaN.
+        Tensor of the same shape and dtype as that of :func:`block_scale`, with whole numbers, or NaN where the block
+        has a NaN.
 
     Raises:
         TypeError, ValueError: As in :func:`fake_quantize_blocks`, or rule is not minmax.
