@@ -76,9 +76,15 @@ CASES: dict[str, Case] = {
 }
 SAVING = ["binary_sign_ste", "tensor_clamp", "fake_quantize", "fake_quantize_blocks"]
 EVERY_CASE = pytest.mark.parametrize("case", CASES)
-ONE_OF_EACH = pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[] if case in SAVING else [pytest.mark.slow]) for case in CASES]
-)
+
+
+def quick(*names: str) -> pytest.MarkDecorator:
+    """All cases, but these alone in the tests that are not slow."""
+    marked = [pytest.param(case, marks=[] if case in names else [pytest.mark.slow]) for case in CASES]
+    return pytest.mark.parametrize("case", marked)
+
+
+ONE_OF_EACH = quick(*SAVING)
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +190,7 @@ def test_those_that_are_needed(case: str) -> None:
             assert_same(torch.autograd.grad(y, inputs, G, retain_graph=True), expected)
 
 
-@ONE_OF_EACH
+@quick("fake_quantize")
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("eager", marks=pytest.mark.slow)])
 def test_another_size(case: str, backend: str) -> None:
     function, (of, *_), (_, *others) = CASES[case]
@@ -197,7 +203,7 @@ def test_another_size(case: str, backend: str) -> None:
             assert_same(torch.autograd.grad(function(setting, *leaves), leaves, g), expected)
 
 
-@ONE_OF_EACH
+@quick("fake_quantize")
 def test_layouts(case: str) -> None:
     for x, g in ((X.t().contiguous().t(), G), (X, G.t().contiguous().t()), (X, G[:1].expand_as(G))):
         expected = gradients(case, x, g=g)
@@ -231,7 +237,7 @@ def test_no_gradient_that_comes_in(case: str) -> None:
     assert [leaf.grad for leaf in leaves] == [None] * len(leaves)
 
 
-@ONE_OF_EACH
+@quick("fake_quantize")
 def test_hooks_and_writing_in_place(case: str) -> None:
     def step() -> list[Tensor | None]:
         y, leaves = calls(case)
@@ -275,7 +281,7 @@ def test_what_autograd_refuses(case: str) -> None:
         y.backward(G)
 
 
-@ONE_OF_EACH
+@quick("fake_quantize")
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("eager", marks=pytest.mark.slow)])
 # torch looks for the `.grad` of every tensor that was saved.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
