@@ -394,7 +394,7 @@ def stochastic_round_ste(x: Tensor, random: Tensor | None = None, generator: tor
         RuntimeError: random has another shape than x, or is on another device.
 
     References:
-        S. Gupta et al., "Deep Learning with Limited Numerical Precision", 2015, arXiv:1502.02551.
+        Suyog Gupta et al., "Deep Learning with Limited Numerical Precision", 2015, arXiv:1502.02551.
 
     Example:
         >>> x = torch.tensor([0.25, 0.25, -0.5, 3.0], requires_grad=True)
