@@ -148,18 +148,18 @@ check of casts from floating point. For each instruction set of the processor, i
 layouts, errors and hooks, and then a fuzzer, which calls ops with shapes around the width of a vector; with
 strides, offsets, overlapping and unaligned memory; with all dtypes; with parameters that broadcast; on one to four
 threads; under `vmap`; with hooks that return other tensors than were saved; and with sparse, nested, quantized and
-meta tensors. Each input runs on the Python backend too, and must give the same bits or the same error. What a
-sanitizer reports ends the process.
+meta tensors. Calls with dense tensors run on the Python backend too, and must give the same bits or the same error. A
+report of a sanitizer ends the process.
 
-Not optimized, and without the check of `vptr`, for which torch does not export what it would need. What
-`torch.compile` makes of the ops is not part of ste-core, and not run here.
+The libraries are compiled without optimization, and without the check of `vptr`, which needs type information that
+torch does not export. What `torch.compile` makes of the ops is not part of ste-core and is not run here.
 """
 
 
 def section(run: Row) -> list[str]:
     m = run["machine"]
     lines = [
-        f"## torch {m['torch']}",
+        f"## torch {m['torch'].partition('+')[0]}",
         "",
         f"{run['compiler']}, Python {run['python']}, {m['processor']}.",
         "",
