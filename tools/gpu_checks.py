@@ -25,8 +25,9 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
 
 # Neither the tests nor the tools are packages: the path above finds them.
 from bits import all_patterns, assert_same_bits, special_values  # noqa: E402
+from block_samples import wide_dtype  # noqa: E402
 from op_table import FLOATING, INTEGER, OPS, Op  # noqa: E402
-from random_calls import Input, compare, native, result_of  # noqa: E402
+from random_calls import TRANSCENDENTAL, Input, assert_same_gradient, compare, native, result_of  # noqa: E402
 from test_layouts import LAYOUTS as LAYOUTS_OF_THREE  # noqa: E402
 
 SMALL = (2, 8, 6, 16)  # of each kernel's calls under a sanitizer
@@ -115,8 +116,7 @@ def parameters(x: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 
 def in_blocks(x: Tensor, grid: str, block: int, rule: str, dim: int, at_random: bool = False) -> Tensor:
-    wide = torch.promote_types(x.dtype, torch.float32)
-    scale = torch.full((), 0.5, dtype=wide, device=x.device) if rule == "e4m3fn" else None
+    scale = torch.full((), 0.5, dtype=wide_dtype(x), device=x.device) if rule == "e4m3fn" else None
     return ste.fake_quantize_blocks(x, grid, block, rule, dim, scale, torch.full_like(x, 0.4) if at_random else None)
 
 
@@ -177,22 +177,14 @@ def all_gradients(device: str, shape: Sequence[int]) -> Iterator[tuple[str, Call
                     yield f"{name}, {dtype}, {layout}, {kind}", function, [x, low, high]
 
 
-def assert_same_gradient(title: str, actual: Tensor, expected: Tensor) -> None:
-    """To the bit, but where torch has several exponentials."""
-    if any(kind.is_transcendental and f", {kind.name}" in title for kind in TABLE):
-        rtol = 4 * torch.finfo(actual.dtype).eps
-        torch.testing.assert_close(actual, expected, rtol=rtol, atol=1e-40, equal_nan=True, msg=title)
-    else:
-        assert_same_bits(actual, expected)
-
-
 @check
 def gradients_are_those_of_the_cpu(device: str) -> None:
     """The gradient to x, to the bit; those to parameters, summed in another order, as closely as the dtype allows."""
     for title, function, tensors in all_gradients(device, (4, 16, 6, 40)):
         on_cpu = gradients(function, *(t.cpu() for t in tensors))
         here = gradients(function, *tensors)
-        assert_same_gradient(title, here[0].cpu(), on_cpu[0])
+        is_transcendental = any(title.partition(", ")[2].startswith(f"{name},") for name in TRANSCENDENTAL)
+        assert_same_gradient(here[0].cpu(), on_cpu[0], is_transcendental)
         for actual, expected in zip(here[1:], on_cpu[1:]):
             eps = torch.finfo(actual.dtype).eps
             bound = max(4 * eps, 1e-12) * expected.double().abs().max().clamp(min=1)
