@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from pictures import THEMES
+from pictures import THEMES, panel
 from sphinx.application import Sphinx
 
 Network = dict[str, Any]
@@ -64,14 +63,10 @@ def draw_all(app: Sphinx) -> None:
     mpl.use("svg")
     networks = json.loads(Path(app.srcdir, "demo", "digits.json").read_text())["networks"]
     for name, draw in PANELS.items():
-        for theme, base in THEMES.items():
-            style = {"savefig.transparent": True, "font.size": 9, "svg.hashsalt": f"digits-{name}"}
-            with plt.style.context([base, style]):
-                figure, axes = plt.subplots(figsize=(4.2, 2.9), layout="constrained")
+        for theme in THEMES:
+            with panel(theme, f"digits-{name}", Path(app.srcdir, "static"), (4.2, 2.9)) as axes:
                 draw(axes, networks, COLORS if theme == "light" else DARK)
                 axes.spines[["top", "right"]].set_visible(False)
-                figure.savefig(Path(app.srcdir, "static", f"digits-{name}-{theme}.svg"), metadata={"Date": None})
-                plt.close(figure)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
