@@ -2,7 +2,6 @@
 
 import copy
 import math
-import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +9,8 @@ import pytest
 import torch
 from bits import assert_same_bits
 from op_table import FLOATING
-from quantizers import PAIRS, batch, quantized, x_of
+from quantizers import PAIRS, x_of
 from torch import nn
-from torch.nn.utils import parametrize
 
 import ste
 
@@ -177,7 +175,7 @@ def test_16_bits(name: str, dtype: torch.dtype) -> None:
         assert torch.equal(quantizers[0].quantize(x), quantizers[1].quantize(x.float()))
 
 
-# Traps.
+# Traps. tests/jobs has those of a whole model.
 
 
 @EVERY_PAIR
@@ -209,91 +207,6 @@ def test_a_scale_that_falls_below_the_floor_can_rise() -> None:
     assert y.isfinite().all()
     (gradient,) = torch.autograd.grad(y.sum(), quantizer.scale)
     assert gradient.item() > 0
-
-
-@EVERY_PAIR
-def test_evaluation_changes_no_state_and_needs_first_values(name: str) -> None:
-    model = quantized(PAIRS[name])
-    inputs = [m for m in model.modules() if hasattr(m, "input_quantizer")]
-    keeps = any(getattr(m.input_quantizer, "is_initialized", True) is False for m in inputs)
-    model.eval()
-    if keeps:
-        with pytest.raises(RuntimeError, match="it has no first values yet"):
-            model(batch())
-    ste.nn.initialize(model, batch())
-    state = copy.deepcopy(model.state_dict())
-    outputs = [model(batch(seed=seed)) for seed in (2, 3, 2)]
-    assert_same_bits(outputs[0], outputs[2])
-    for key, value in model.state_dict().items():
-        assert torch.equal(value, state[key]), key
-
-
-@EVERY_PAIR
-def test_all_that_evaluation_needs_is_in_the_state(name: str) -> None:
-    model = quantized(PAIRS[name])
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
-    for seed in range(3):
-        model(batch(seed=seed)).square().sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    expected = model.eval()(batch())
-    other = quantized(PAIRS[name], seed=5)
-    other.load_state_dict(model.state_dict())
-    assert_same_bits(other.eval()(batch()), expected)
-    with torch.device("meta"):
-        without_memory = quantized(PAIRS[name])
-    without_memory.load_state_dict(model.state_dict(), assign=True)
-    assert_same_bits(without_memory.eval()(batch()), expected)
-    assert_same_bits(copy.deepcopy(model)(batch()), expected)
-    for quantizer in (PAIRS[name].weight(), PAIRS[name].activation()):
-        assert repr(pickle.loads(pickle.dumps(quantizer))) == repr(quantizer)
-
-
-@EVERY_PAIR
-def test_built_without_memory_and_then_given_some(name: str) -> None:
-    with torch.device("meta"):
-        model = quantized(PAIRS[name])
-    model.to_empty(device="cpu")
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for layer in model.modules():
-            if parametrize.is_parametrized(layer):
-                layer.parametrizations.weight.original.normal_()
-                layer.bias.zero_()
-            elif hasattr(layer, "reset_parameters"):
-                layer.reset_parameters()
-    for quantizer in model.modules():
-        if hasattr(quantizer, "is_initialized"):
-            assert quantizer.is_initialized == (not list(quantizer.state_dict()))
-    ste.nn.initialize(model, batch())
-    y = model(batch())
-    y.sum().backward()
-    assert y.isfinite().all()
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
-
-
-def test_two_calls_before_a_backward() -> None:
-    quantizer = ste.nn.IntegerQuantizer(8, scale="ema")
-    x = x_of(20).requires_grad_()
-    y = quantizer(x) + quantizer(2 * x)
-    (gradient,) = torch.autograd.grad(y.sum(), x)
-    assert set(gradient.unique().tolist()) <= {1.0, 3.0}  # 1 where 2 x is outside the observed range
-
-
-@pytest.mark.parametrize("use_reentrant", [False, True])
-@EVERY_PAIR
-def test_a_checkpoint_repeats_what_the_first_forward_did(name: str, use_reentrant: bool) -> None:
-    models = [quantized(PAIRS[name]) for _ in range(2)]
-    for seed in range(3):
-        plain, checkpointed = (batch(seed=seed).requires_grad_() for _ in models)
-        models[0](plain).square().sum().backward()
-        y = torch.utils.checkpoint.checkpoint(models[1], checkpointed, use_reentrant=use_reentrant)
-        y.square().sum().backward()
-        assert plain.grad is not None
-        assert checkpointed.grad is not None
-        assert_same_bits(checkpointed.grad, plain.grad)
-        for one, other in zip(*(list(m.state_dict().values()) + [p.grad for p in m.parameters()] for m in models)):
-            assert_same_bits(one, other)
 
 
 def test_empty_batch() -> None:

@@ -20,7 +20,7 @@ _OF_FAMILY = {
     "fake_quantize_blocks": ["test_fake_quantize_blocks", "test_block_errors", "test_block_transforms"],
     "straight_through": ["test_straight_through"],
     "quantization": ["test_ranges", "test_shape", "test_errors"],
-    "nn": ["test_nn", "test_nn_model"],
+    "nn": ["test_nn", "test_nn_model", "jobs/test_state", "jobs/test_training"],
     "onnx": ["test_quantize_linear", "test_quantize_linear_formats"],
     "memory": ["test_fake_quantize", "test_layouts", "test_broadcasting", "test_threads"],
     "register": ["test_errors", "test_hooks", "test_dispatcher", "matrix/test_vmap"],
