@@ -187,7 +187,7 @@ docs: core $(env)/docs.stamp
 	$(python) -m sphinx --quiet --nitpicky --fail-on-warning --keep-going -d build/doctrees docs build/site
 
 docs-check: docs
-	$(python) -m pytest -q docs/test_site.py
+	$(pytest) docs/test_site.py
 
 python_sources := packages/ste-py/src packages/ste-core/src tests tools examples docs
 cpp_sources := $(shell find packages/ste-core/csrc packages/ste-core/include tests/cpp tests/downstream -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
