@@ -256,9 +256,9 @@ def row_of(case: Case, state: State) -> Row:
 INTRODUCTION = """\
 # Every number of float32
 
-Written by `make sweep`, which puts all 2^32 patterns of float32 through every op on the native backend. It compares
-the result and the gradient with NumPy code that is written from [the contract](contract.md) and not from ste's code
-and, for the formats of few bits, with ml_dtypes. All bits must agree, except the payload of a NaN. If a surrogate
+Written by `make sweep`, which puts all $2^{{32}}$ patterns of float32 through every op on the native backend. It
+compares the result and the gradient with NumPy code that is written from [the contract](contract.md) and not from ste's
+code and, for the formats of few bits, with ml_dtypes. All bits must agree, except the payload of a NaN. If a surrogate
 gradient is not exact, the table gives its largest difference from NumPy in float64, in ulp. In addition, values that
 underflow in `atan` and `fast_sigmoid` may be 0, and differences in `polynomial` and `triangle` have the error of their
 terms.
@@ -270,8 +270,8 @@ are in the table, on both backends.
 The blocks of two have every magnitude as the largest of a block, beside a smaller negative one. The other blocks have
 every pattern once: in order, or spread so that one block has numbers of eight exponents and both signs.
 
-No pattern differs. {machine}. The seconds are those of one core. The digest covers all bits of
-results and gradients; `sweep/results.json`, beside this page, has it in full.
+Nothing else differs. {machine}. The seconds are those of one core. The
+digest covers all bits of results and gradients; `sweep/results.json`, beside this page, has it in full.
 """
 HEADS = ("arguments", "Python backend", "ulp from NumPy", "between backends", "seconds", "digest")
 SHARES = {0: "none", CHUNK * CHUNKS // 8: "an eighth", CHUNK * CHUNKS: "all"}
