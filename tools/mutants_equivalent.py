@@ -2,8 +2,8 @@
 
 REASONS: dict[str, str] = {
     (
-        "packages/ste-core/csrc/signs/surrogates.h: static constexpr double kEnd = 800;  // of which exp(-t) is 0"
-        " -> static constexpr double kEnd = 801;  // of which exp(-t) is 0"
+        "packages/ste-core/csrc/signs/surrogates.h: static constexpr double kEnd = 800;  // for this t, exp(-t) is 0"
+        " -> static constexpr double kEnd = 801;  // for this t, exp(-t) is 0"
     ): (
         "exp(-t) is 0 from t = 746 on in double, in which float is computed too: for any finite t beyond that, the"
         " products with it are the same zeros, with the same sign"

@@ -70,7 +70,7 @@ C10_HOST_DEVICE inline V fake_quantize_rounded(V rounded, const Grid<V, ZeroPoin
   const V shifted = rounded + grid.zero_point;
   const V result = (clamp(shifted, grid.quant_min, grid.quant_max) - grid.zero_point) * grid.scale;
   if constexpr (std::is_same_v<ZeroPoint, Zero>) {
-    return result + V(0);  // there is no -0; fuses with the product into one operation
+    return result + V(0);  // turns -0 into 0
   } else {
     return result;
   }

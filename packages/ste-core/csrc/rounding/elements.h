@@ -31,7 +31,7 @@ C10_HOST_DEVICE inline V round_below(V x) {
 template <typename V>
 C10_HOST_DEVICE inline V round_at_random(V x, V random) {
   const V below = round_below(x);
-  return select(x - below > random, below + V(1), below);  // which, of tensors, lies as x does
+  return select(x - below > random, below + V(1), below);  // of tensors: with the strides of x
 }
 
 }  // namespace CPU_CAPABILITY

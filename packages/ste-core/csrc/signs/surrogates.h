@@ -61,7 +61,7 @@ struct Swish {
       return g * (twice * e * (constant<V>(2) - t * (one - e) * part) * (part * part));
     }
 
-    static constexpr double kEnd = 800;  // of which exp(-t) is 0
+    static constexpr double kEnd = 800;  // for this t, exp(-t) is 0
     V alpha;
     V twice;
   };
