@@ -53,7 +53,8 @@ help:
 	@echo "make sanitize  run the tests of ste-core's arithmetic and a fuzzer with AddressSanitizer and UBSan in both libraries,"
 	@echo "                                    for each instruction set, and write docs/sanitize.md (TORCH=2.14.1)"
 	@echo "make soak    for an hour, call every op a million times in each way, check that memory does not grow, and fork among"
-	@echo "                                    threads; write docs/soak.md (QUICK=1: a thousand times, into build/soak.md; TORCH=2.14.1)"
+	@echo "                                    threads; write docs/soak.md (QUICK=1: a thousand times, into build/soak.md;"
+	@echo "                                    ONLY=threads repeats the forks; TORCH=2.14.1)"
 	@echo "make bench   compare the speed of the ops with torch.round and with what people use instead, and write docs/bench.md"
 	@echo "                                    (PEERS=1: Brevitas and torchao too; QUICK=1: less, into build/bench.md;"
 	@echo "                                     ONLY=formats: repeat that part)"
@@ -139,7 +140,8 @@ $(sanitize_wheel): $(core_sources) | $(env)/packages.stamp
 
 # If the native backend does not load, fail instead of measuring the other one.
 soak: core $(env)/soak.stamp
-	STE_BACKEND=$(if $(filter native,$(expect)),native,python) $(python) tools/soak.py $(if $(QUICK),build/soak --calls 1000,docs/soak)
+	STE_BACKEND=$(if $(filter native,$(expect)),native,python) $(python) tools/soak.py $(if $(QUICK),build/soak --calls 1000,docs/soak) \
+	  $(if $(ONLY),--only $(ONLY))
 
 bench_results := $(if $(QUICK),build,docs)/bench/results.json
 

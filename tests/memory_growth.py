@@ -5,7 +5,7 @@ import gc
 import os
 import sys
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,18 @@ BOUNDS = {
 }
 
 
+def growth_of(samples: Sequence[int]) -> int:
+    """How much they grow from the end of their first tenth to their end.
+
+    At both ends it is the highest of a twentieth of them, because what threads had allocated is freed now before a
+    sample and now after it.
+    """
+    few, end = max(1, len(samples) // 20), (len(samples) - 1) // 10 + 1
+    return max(samples[-few:]) - max(samples[max(0, end - few) : end])
+
+
 def growth(step: Callable[[], object], steps: int) -> dict[str, int]:
-    """How much each measure grows from the end of the first tenth of the steps to the end of the last.
+    """How much each measure grows while the step is repeated: see growth_of.
 
     The garbage collector ignores what exists when this begins: searching it takes a fifth of a second each time.
     """
@@ -87,7 +97,7 @@ def growth(step: Callable[[], object], steps: int) -> dict[str, int]:
         clear_caches()
         for name, measure in MEASURES.items():
             samples[name][index] = measure()
-    return {name: taken[-1] - taken[(steps - 1) // 10] for name, taken in samples.items()}
+    return {name: growth_of(taken) for name, taken in samples.items()}
 
 
 def excess(grown: dict[str, int], bounds: dict[str, int] = BOUNDS) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from memory_growth import MEASURES, excess
+from memory_growth import MEASURES, excess, growth_of
 from op_table import OPS
 from processes import run
 from soak_calls import PATHS, STEPS, Results, X, forward, soak
@@ -91,6 +91,14 @@ def print_differences() -> None:
 def printed(function: Callable[[], None]) -> Any:
     """In a separate process, whose memory no other test changes."""
     return json.loads(run(f"import test_soak; test_soak.{function.__name__}()", backend=ste.backend().name))
+
+
+def test_growth_is_that_of_the_highest() -> None:
+    threads = [10_000 if index % 5 else 0 for index in range(1000)]
+    assert growth_of(threads) == growth_of(threads[1:]) == 0
+    assert growth_of([each + 16 * index for index, each in enumerate(threads)]) == 16 * 900
+    assert growth_of([0, 5, *range(5, 23)]) == 17
+    assert growth_of([3, 1, 4]) == 1
 
 
 def test_memory_is_flat() -> None:

@@ -1,6 +1,6 @@
 """Call every op a million times in each way, and check whether memory grows; then run eight threads that fork.
 
-    python tools/soak.py docs/soak [--calls N]
+    python tools/soak.py docs/soak [--calls N] [--only threads]
 
 The calls are distributed over one process per core, each on one of torch's threads. A million calls go with a thousand
 rounds of the threads (tests/soak_threads.py). Writes the results to a file in the folder, and beside the folder a page
@@ -133,10 +133,29 @@ def done(tasks: list[Task], workers: int, unit: str) -> list[dict[str, Any]]:
     return [{**task, **found[index]} for index, task in enumerate(tasks)]
 
 
+def results_of_calls(count: int) -> dict[str, Any]:
+    """Each op in each way, and what it ran on."""
+    begin = time.perf_counter()
+    cores = os.cpu_count() or 1
+    tasks = [{"op": op, "path": path, "calls": count} for path in PATHS for op in range(len(OPS))]
+    rows = [{**row, "op": str(OPS[row["op"]])} for row in done(tasks, cores, " calls")]
+    return {
+        "torch": torch.__version__.split("+")[0],
+        "backend": ste.backend().name,
+        "python": platform.python_version(),
+        "libc": " ".join(platform.libc_ver()),
+        "cores": cores,
+        "calls": count,
+        "seconds": round(time.perf_counter() - begin),
+        "rows": rows,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", help="the folder for the results")
     parser.add_argument("--calls", type=int, default=CALLS, help=f"of each op in each way; by default {CALLS:,}")
+    parser.add_argument("--only", choices=["threads"], help="repeat this, and keep the folder's results of the calls")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -144,30 +163,16 @@ def main() -> None:
     if arguments.calls < STEPS or arguments.calls % STEPS:
         parser.error(f"--calls must be a multiple of {STEPS}, got {arguments.calls}")
 
-    begin = time.perf_counter()
-    calls = [{"op": op, "path": path, "calls": arguments.calls} for path in PATHS for op in range(len(OPS))]
-    cores = os.cpu_count() or 1
-    rows = [{**row, "op": str(OPS[row["op"]])} for row in done(calls, cores, " calls")]
-    rounds = max(LEAST_ROUNDS, arguments.calls // CALLS_FOR_A_ROUND)
-    (threads,) = done([{"calls": rounds}], 1, " rounds")
-    version, backend = torch.__version__.split("+")[0], ste.backend().name
-    results = {
-        "torch": version,
-        "backend": backend,
-        "python": platform.python_version(),
-        "libc": " ".join(platform.libc_ver()),
-        "cores": cores,
-        "calls": arguments.calls,
-        "seconds": round(time.perf_counter() - begin),
-        "rows": rows,
-        "threads": threads,
-    }
+    file = arguments.folder / f"torch-{torch.__version__.split('+')[0]}-{ste.backend().name}.json"
+    results = json.loads(file.read_text()) if arguments.only else results_of_calls(arguments.calls)
+    rounds = max(LEAST_ROUNDS, results["calls"] // CALLS_FOR_A_ROUND)
+    (results["threads"],) = done([{"calls": rounds}], 1, " rounds")
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    (arguments.folder / f"torch-{version}-{backend}.json").write_text(json.dumps(results, indent=1) + "\n")
+    file.write_text(json.dumps(results, indent=1) + "\n")
     runs = [json.loads(file.read_text()) for file in sorted(arguments.folder.glob("*.json"))]
     arguments.folder.with_suffix(".md").write_text(page(runs))
     failed = failures(results)
-    print("\n".join([*failed, f"{len(failed)} of {len(rows) + 1} failed, in {results['seconds']} s"]))
+    print("\n".join([*failed, f"{len(failed)} of {len(results['rows']) + 1} failed"]))
     sys.exit(bool(failed))
 
 

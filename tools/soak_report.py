@@ -22,9 +22,10 @@ forward; forward and backward, with all its gradients; with arguments that it re
 | resident | {BOUNDS["resident"]:,} bytes | pages in memory, for what neither allocator counts |
 | files, threads | {BOUNDS["files"]} | |
 
-The bounds limit the growth from the end of the first tenth of the calls to the last call, however many there are. In
-a million calls, one Python object or 16 bytes of malloc per thousand calls exceed them, and so does a single tensor.
-The last call must return the same bits as the first.
+The bounds limit the growth from the end of the first tenth of the calls to the last call, however many there are. At
+both ends, the highest of a twentieth of the measurements counts. In a million calls, one Python object or 16 bytes of
+malloc per thousand calls exceed the bounds, and so does a single tensor. The last call must
+return the same bits as the first.
 
 Then {THREADS} threads call all ops, forward and backward, on tensors that they share: small ones, and large ones
 whose loops each run on {INTRA_OP} of torch's threads. In the middle of each round, at a different place each time, one
@@ -70,7 +71,8 @@ def section(run: dict[str, Any]) -> Iterator[str]:
     backend = run["backend"].replace("python", "Python")
     yield f"## The {backend} backend with torch {run['torch']}"
     yield ""
-    yield f"Python {run['python']}, {run['libc']}, {run['cores']} cores, {run['seconds']:,} seconds."
+    seconds = run["seconds"] + threads["seconds"]
+    yield f"Python {run['python']}, {run['libc']}, {run['cores']} cores, {seconds:,.0f} seconds."
     yield f"{len(failed)} failed:" if failed else "Nothing failed."
     yield ""
     yield from (f"- {failure}" for failure in failed)
