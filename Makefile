@@ -52,7 +52,7 @@ help:
 	@echo "                                    (ONLY=fake_quantize: repeat that op's cases, or those with that text; TORCH=2.14.1)"
 	@echo "make sanitize  run the tests of ste-core's arithmetic and a fuzzer with AddressSanitizer and UBSan in both libraries,"
 	@echo "                                    for each instruction set, and write docs/sanitize.md (TORCH=2.14.1)"
-	@echo "make soak    for an hour, call every op a million times in each way, check that memory does not grow, and fork among"
+	@echo "make soak    call every op a million times in each way, check that memory does not grow, and fork among"
 	@echo "                                    threads; write docs/soak.md (QUICK=1: a thousand times, into build/soak.md;"
 	@echo "                                    ONLY=threads repeats the forks; TORCH=2.14.1)"
 	@echo "make bench   compare the speed of the ops with torch.round and with what people use instead, and write docs/bench.md"

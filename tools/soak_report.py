@@ -48,7 +48,9 @@ def failures(run: dict[str, Any]) -> list[str]:
 
 
 def grown(row: Row) -> str:
-    """The growth: of what usually varies, and of the rest if it did."""
+    """The growth: of what usually varies, and of the rest if it did. If nothing did, 0."""
+    if row["growth"] and not any(row["growth"].values()):
+        return "0"
     rest = [f"{name} {by:+,}" for name, by in row["growth"].items() if name not in SHOWN and by]
     return " / ".join([*(f"{row['growth'][name]:,}" for name in SHOWN if name in row["growth"]), *rest])
 
@@ -79,7 +81,7 @@ def section(run: dict[str, Any]) -> Iterator[str]:
     yield ""
     total = sum(row["calls"] for row in run["rows"])
     yield f"{run['calls']:,} calls in each cell, {total:,} in all. A cell is the growth of {', '.join(SHOWN)}, in"
-    yield "bytes and blocks; the seconds are those of one core."
+    yield "bytes and blocks, or 0 if none of the measures grew; the seconds are those of one core."
     yield ""
     yield from table(run["rows"])
     yield ""
