@@ -75,8 +75,8 @@ BOUNDS = {
 def growth_of(samples: Sequence[int]) -> int:
     """How much they grow from the end of their first tenth to their end.
 
-    At both ends it is the highest of a twentieth of them, because what threads had allocated is freed now before a
-    sample and now after it.
+    At both ends it is the highest of a twentieth of them: after a round of threads (tests/soak_threads.py), the heap is
+    in one of two states that are 10 KiB apart.
     """
     few, end = max(1, len(samples) // 20), (len(samples) - 1) // 10 + 1
     return max(samples[-few:]) - max(samples[max(0, end - few) : end])

@@ -24,8 +24,8 @@ forward; forward and backward, with all its gradients; with arguments that it re
 
 The bounds limit the growth from the end of the first tenth of the calls to the last call, however many there are. At
 both ends, the highest of a twentieth of the measurements counts. In a million calls, one Python object or 16 bytes of
-malloc per thousand calls exceed the bounds, and so does a single tensor. The last call must
-return the same bits as the first.
+malloc per thousand calls exceed the bounds, and so does a single tensor. The last call must return the same bits as the
+first.
 
 Then {THREADS} threads call all ops, forward and backward, on tensors that they share: small ones, and large ones
 whose loops each run on {INTRA_OP} of torch's threads. In the middle of each round, at a different place each time, one
