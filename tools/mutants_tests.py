@@ -36,8 +36,9 @@ _NAMES = {
     "straight_through": "straight",
 }
 _OF_ALL = [
-    *["test_forward", "test_gradient", "test_layouts", "test_broadcasting", "test_errors", "test_hooks"],
-    *["test_parameters", "matrix/test_vmap", "matrix/test_autograd", "test_fake_quantize", "test_backends_agree"],
+    *["test_every_exponent", "test_forward", "test_gradient", "test_layouts", "test_broadcasting", "test_errors"],
+    *["test_hooks", "test_parameters", "test_fake_quantize", "matrix/test_vmap", "matrix/test_autograd"],
+    *["test_backends_agree"],
 ]
 # It measures the time of threads, so it may fail for another reason.
 _LEFT_OUT = "tests/test_threads.py::test_a_second_thread_takes_part"
