@@ -59,12 +59,12 @@ def tried(change: Change, core: Core) -> dict[str, Any]:
         "new": change.new.strip(),
     }
     if change.file.endswith(".py"):
-        verdict = quick_tests(family, [copy_of_ste(change.file, changed)], "python")
+        verdict = quick_tests(family, change.old, [copy_of_ste(change.file, changed)], "python")
     else:
         has_effect = core.build(change.file, changed)
         if not has_effect:
             return record | {"how": NO_MUTANT[0] if has_effect is None else NO_MUTANT[1]}
-        verdict = quick_tests(family, [core.site, ROOT / "packages" / "ste-py" / "src"], "native")
+        verdict = quick_tests(family, change.old, [core.site, ROOT / "packages" / "ste-py" / "src"], "native")
     return record | {"how": verdict.how, "test": verdict.test, "seconds": verdict.seconds}
 
 

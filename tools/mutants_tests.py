@@ -17,7 +17,7 @@ _OF_FAMILY = {
     "clamp": ["test_layouts", "test_broadcasting"],
     "fake_quantize": ["test_rounding_at_random", "test_fake_quantize", "test_parameters"],
     "fake_quantize_float": ["test_fake_quantize_float", "test_ml_dtypes"],
-    "fake_quantize_blocks": ["test_fake_quantize_blocks", "test_block_errors", "test_block_transforms"],
+    "fake_quantize_blocks": ["test_block_errors", "test_block_transforms", "test_fake_quantize_blocks"],
     "straight_through": ["test_straight_through"],
     "quantization": ["test_ranges", "test_shape", "test_errors"],
     "nn": ["test_nn", "test_nn_model", "jobs/test_state", "jobs/test_training"],
@@ -25,6 +25,10 @@ _OF_FAMILY = {
     "memory": ["test_fake_quantize", "test_layouts", "test_broadcasting", "test_threads"],
     "register": ["test_errors", "test_hooks", "test_dispatcher", "matrix/test_vmap"],
 }
+# For a line that writes operators for the older ONNX exporter, in any family: tests that export would come last.
+_WRITES_ONNX = '.op("'
+_OF_ONNX = ["test_rounding_at_random", "matrix/test_onnx"]
+_EXPORTS = [r"test_onnx\[False", "test_old_exporter"]
 # What the names of tests call the family's ops.
 _NAMES = {
     "rounding": "round|ceil|floor|trunc",
@@ -36,10 +40,11 @@ _NAMES = {
     "straight_through": "straight",
 }
 _OF_ALL = [
-    *["test_every_exponent", "test_forward", "test_gradient", "test_layouts", "test_broadcasting", "test_errors"],
-    *["test_hooks", "test_parameters", "test_fake_quantize", "matrix/test_vmap", "matrix/test_autograd"],
-    *["test_backends_agree"],
+    *["test_forward", "test_gradient", "test_layouts", "test_broadcasting", "test_errors", "test_hooks"],
+    *["test_parameters", "matrix/test_vmap", "matrix/test_autograd", "test_fake_quantize", "test_backends_agree"],
 ]
+# All values of every op, in seconds.
+_FIRST = "test_every_exponent"
 # It measures the time of threads, so it may fail for another reason.
 _LEFT_OUT = "tests/test_threads.py::test_a_second_thread_takes_part"
 
@@ -56,8 +61,8 @@ class Verdict:
     seconds: float
 
 
-def quick_tests(family: str, paths: list[Path], backend: str) -> Verdict:
-    """Run the tests with the packages in these folders."""
+def quick_tests(family: str, line: str, paths: list[Path], backend: str) -> Verdict:
+    """Run the tests with the packages in these folders, of which one has this line changed."""
     lines = BUILD / "tests.txt"
     lines.unlink(missing_ok=True)
     environment = {
@@ -69,9 +74,13 @@ def quick_tests(family: str, paths: list[Path], backend: str) -> Verdict:
         "MUTANTS_TESTS": str(lines),
         **({"ATEN_CPU_CAPABILITY": "avx2"} if HAS_AVX2 else {}),
     }
-    own = _OF_FAMILY[family]
-    environment["MUTANTS_FAMILY"] = "|".join([*own, *([_NAMES[family]] if family in _NAMES else [])])
-    files = [f"tests/{name}.py" for name in dict.fromkeys([*own, *_OF_ALL])]
+    if _WRITES_ONNX in line:
+        own, first = _OF_ONNX, _EXPORTS
+    else:
+        own = _OF_FAMILY[family]
+        first = [*own, *([_NAMES[family]] if family in _NAMES else [])]
+    environment["MUTANTS_FAMILY"] = "|".join(first)
+    files = [f"tests/{name}.py" for name in dict.fromkeys([_FIRST, *own, *_OF_ALL])]
     options = ["-x", "-q", "-p", "mutants_plugin", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow"]
     options += ["--deselect", _LEFT_OUT, "--hypothesis-seed", "0"]
     with (BUILD / "pytest.txt").open("w") as output:
