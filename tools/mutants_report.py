@@ -21,11 +21,11 @@ tests until one fails.
 {number} changes of one line, {split}, drawn by a seed (`tools/mutants_draw.py`) from
 all changes that a set of rules makes to the sources: a comparison reversed, another operator, a constant off by one,
 arguments swapped, a condition or a statement left out, a narrower dtype. Nobody chose them. Each kind has its turn, and
-each family of ops its share; {again} more were drawn that do not compile, or compile to the same code. The quick tests
-have one minute of processor time to find each change, and those of its family run first; a test that hangs is killed
-after another minute.
+each family of ops its share; those that do not compile, or compile to the same code, were replaced: {again}. The
+quick tests have one minute of processor time to find each change, and those of its family run first; a test that hangs
+is killed after another minute.
 
-**{killed} are found, {equivalent} have no effect that can be observed, and {lost} survive.**
+**Found: {killed}. Without an effect that can be observed: {equivalent}. Surviving: {lost}.**
 """
 
 REGISTRATION = """\
