@@ -43,7 +43,7 @@ _OF_ALL = [
     *["test_forward", "test_gradient", "test_layouts", "test_broadcasting", "test_errors", "test_hooks"],
     *["test_parameters", "matrix/test_vmap", "matrix/test_autograd", "test_fake_quantize", "test_backends_agree"],
 ]
-# All values of every op, in seconds.
+# A sample of all values for every op, in seconds.
 _FIRST = "test_every_exponent"
 # It measures the time of threads, so it may fail for another reason.
 _LEFT_OUT = "tests/test_threads.py::test_a_second_thread_takes_part"
