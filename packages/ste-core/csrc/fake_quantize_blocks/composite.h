@@ -4,6 +4,7 @@
 #include "kernels.h"
 
 #include "../fake_quantize_float/expression.h"
+#include "../fake_quantize_float/format.h"
 #include "../register/arguments.h"
 
 #include <ATen/TensorOperators.h>
@@ -133,18 +134,12 @@ class BlockGrid {
     return at::where(largest.eq(0), 0, at::where(largest.eq(largest), scale, NAN));
   }
 
-  // With a comparison for each of e4m3fn's exponents. round_to_format makes fewer comparisons, each of the result of
-  // the one before. Compilers write out all that comes before at each of these, and take a minute if much follows.
   at::Tensor two_level_scale(const at::Tensor& scale, const at::Tensor& tensor_scale) const {
-    const auto scaled = scale / tensor_scale;
-    const auto size = at::clamp_max(at::abs(scaled), 448);
-    auto power = constant(0x1p-6, scaled);
-    for (int exponent = -5; exponent <= 8; ++exponent) {
-      power = at::where(size.ge(std::ldexp(1.0, exponent)), std::ldexp(1.0, exponent), power);
-    }
-    const auto raised = power * (dtype_ == at::kDouble ? 0x1p49 : 0x1p20);
-    const auto q = (size + raised) - raised;
-    return at::where(scale.eq(0), 0, at::where(scaled.lt(0), -q, q) * tensor_scale);
+    const auto ends = format_of("fake_quantize_blocks", "e4m3fn").ends(/*saturate=*/true);
+    const auto grid = grid_of(Expression(tensor_scale), ends, dtype_);
+    const Expression scaled(scale / tensor_scale);
+    const auto size = element::round_to_format(scaled, grid.limit, grid);
+    return at::where(scale.eq(0), 0, element::within_format(size, scaled, grid).tensor() * tensor_scale);
   }
 
   // As in elements.h, but the power is found by comparisons: first with every sixteenth power, then with those in

@@ -15,12 +15,12 @@
 
 namespace ste {
 
-// For tensors, whose bits are out of reach: by comparisons, each of which halves the exponents that are left.
+// For tensors, whose bits are out of reach: by a comparison with each power. Fewer would do if each were of the result
+// of the one before, but compilers write out all that comes before at each use, and take a minute.
 inline Expression power_within(const Expression& x, const Expression& least, const Expression& limit) {
-  const int exponents = std::ilogb(limit.number().toDouble()) - std::ilogb(least.number().toDouble());
   auto power = at::full_like(x.tensor(), least.number());
-  for (int step = exponents > 0 ? 1 << std::ilogb(exponents) : 0; step > 0; step /= 2) {
-    const auto larger = power * std::ldexp(1.0, step);
+  const double last = limit.number().toDouble();
+  for (double larger = 2 * least.number().toDouble(); larger <= last; larger *= 2) {
     power = at::where(x.tensor().ge(larger), larger, power);
   }
   return Expression(power);

@@ -296,26 +296,13 @@ class Blocks:
         if settings.rule == "e4m3fn":
             assert tensor_scale is not None
             wide = tensor_scale.to(self._dtype)
-            scale = torch.where(scale == 0, 0, self._to_e4m3fn(scale / wide) * wide)
+            e4m3fn = Numbers(format_of("fake_quantize_blocks", "e4m3fn"), True, self._dtype)
+            scale = torch.where(scale == 0, 0, e4m3fn.round(scale / wide, None)[1] * wide)
         elif settings.rule == "rceil":
             scale = self._power_of_two(scale, 1.0)
         elif settings.rule != "absmax":
             scale = self._power_of_two(largest, 2 / settings.limit)
         return torch.where(largest == 0, 0, torch.where(largest == largest, scale, math.nan))
-
-    def _to_e4m3fn(self, scaled: Tensor) -> Tensor:
-        """Round to the format, with a comparison for each of its exponents.
-
-        Numbers makes fewer comparisons, each of the result of the one before. Compilers write out all that comes before
-        at each of these, and take a minute if much follows.
-        """
-        size = scaled.abs().clamp(max=448.0)
-        power = self._constant(2.0**-6, scaled)
-        for exponent in range(-5, 9):
-            power = torch.where(size >= 2.0**exponent, 2.0**exponent, power)
-        raised = power * (2.0**49 if self._dtype == torch.float64 else 2.0**20)
-        q = (size + raised) - raised
-        return torch.where(scaled < 0, -q, q)
 
     def _power_of_two(self, number: Tensor, unit: float) -> Tensor:
         """The largest power of two within a number, or twice that from some fraction on, in units of the grid.

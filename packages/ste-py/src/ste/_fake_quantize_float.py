@@ -111,6 +111,7 @@ class Numbers:
     Attributes:
         least: The smallest power of two that has all bits of the mantissa.
         limit: A power of two beyond max.
+        exponents: The number of powers of two above the least, up to the limit.
         steps: Factors, each taken or not, that lead from the least to every power of two up to the limit.
         shift: Times a power of two, it leaves no bits below the format's when added to a number below twice that power.
         step: Times a power of two, the distance between the numbers from that power to twice it.
@@ -121,8 +122,8 @@ class Numbers:
         self.least = format.smallest_normal
         self.max = format.max
         self.limit = 2.0 ** math.frexp(format.max)[1]
-        exponents = round(math.log2(self.limit / self.least))
-        self.steps = [2.0 ** (1 << k) for k in reversed(range(max(exponents, 0).bit_length()))]
+        self.exponents = max(round(math.log2(self.limit / self.least)), 0)
+        self.steps = [2.0 ** (1 << k) for k in reversed(range(self.exponents.bit_length()))]
         self.shift = 2.0 ** ((52 if dtype == torch.float64 else 23) - format.mantissa_bits)
         self.step = 2.0**-format.mantissa_bits
         beyond = math.inf if format.has_infinity else math.nan
@@ -133,11 +134,7 @@ class Numbers:
         is_negative = scaled < 0
         size = scaled.abs()
         held = torch.where(size > self.limit, self.limit, size)
-        # The power of two within it, by comparisons: compilers, exporters and tensor subclasses give no access to bits.
-        power = torch.full_like(held, self.least)
-        for step in self.steps:
-            larger = power * step
-            power = torch.where(held >= larger, larger, power)
+        power = self._power_within(held)
         if random is None:
             raised = power * self.shift
             rounded = (held + raised) - raised
@@ -147,6 +144,21 @@ class Numbers:
         q = torch.where(rounded > self.max, self.overflow, rounded)
         # Not copysign, which is not an operator of ONNX. A zero keeps its sign.
         return rounded, torch.where(scaled == 0, scaled, torch.where(is_negative, -q, q))
+
+    def _power_within(self, held: Tensor) -> Tensor:
+        """The largest power of two that is at most each number, by comparisons: not all tensors give access to bits."""
+        power = torch.full_like(held, self.least)
+        if torch.compiler.is_compiling():
+            # With each power. The comparisons below are fewer, but each is of the result of the one before, and
+            # compilers write out all that comes before at each use: they take a minute.
+            for exponent in range(1, self.exponents + 1):
+                larger = math.ldexp(self.least, exponent)
+                power = torch.where(held >= larger, larger, power)
+            return power
+        for step in self.steps:
+            above = power * step
+            power = torch.where(held >= above, above, power)
+        return power
 
 
 class _FloatGrid(Grid):
