@@ -7,6 +7,7 @@ fallback passes for the native backend unnoticed.
 
 import os
 import warnings
+import zlib
 
 import pytest
 import torch
@@ -27,6 +28,27 @@ pytest_plugins = ["cells"]
 
 EXPECTED = os.environ.get("STE_TEST_EXPECT", "")
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--half",
+        action="store_true",
+        help="run half of the tests: of the runs with each backend and each of two successive versions of torch, every "
+        "test is part of one for each backend and of one for each torch",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("half"):
+        return
+    minor = int(torch.__version__.split(".")[1])
+    wanted = (minor + (ste.backend().name == "native")) % 2
+    halves: tuple[list[pytest.Item], list[pytest.Item]] = ([], [])
+    for item in items:
+        halves[zlib.crc32(item.nodeid.encode()) % 2].append(item)
+    items[:] = halves[wanted]
+    config.hook.pytest_deselected(items=halves[1 - wanted])
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -4,7 +4,7 @@ import gc
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ SHARE = 0.25
 ATTEMPTS = 5
 
 
-def normal(shape: Sequence[int], seed: int) -> Tensor:
+@cache
+def normal(shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
