@@ -27,28 +27,33 @@ torch.ones(1, requires_grad=True).sum().backward()
 pytest_plugins = ["cells"]
 
 EXPECTED = os.environ.get("STE_TEST_EXPECT", "")
+TABLES = {"matrix", "jobs"}  # the folders of `make matrix` and `make jobs`
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--half",
+        "--share",
         action="store_true",
-        help="run half of the tests: of the runs with each backend and each of two successive versions of torch, every "
-        "test is part of one for each backend and of one for each torch",
+        help="of four runs, with each backend and each of two successive versions of torch, run this one's share: two "
+        "of them have a test, with either backend and either torch, and one if it is of the matrix or the jobs",
     )
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("half"):
-        return
+def is_in_share(item: pytest.Item) -> bool:
+    backend = int(ste.backend().name == "native")
     minor = int(torch.__version__.split(".")[1])
-    wanted = (minor + (ste.backend().name == "native")) % 2
-    halves: tuple[list[pytest.Item], list[pytest.Item]] = ([], [])
-    for item in items:
-        halves[zlib.crc32(item.nodeid.encode()) % 2].append(item)
-    items[:] = halves[wanted]
-    config.hook.pytest_deselected(items=halves[1 - wanted])
+    number = zlib.crc32(item.nodeid.encode())
+    if item.path.parent.name in TABLES and number // 2 % 2 != backend:
+        return False
+    return number % 2 == (backend + minor) % 2
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("share"):
+        left_out = [item for item in items if not is_in_share(item)]
+        items[:] = [item for item in items if is_in_share(item)]
+        config.hook.pytest_deselected(items=left_out)
 
 
 def pytest_configure(config: pytest.Config) -> None:
