@@ -27,7 +27,7 @@ torch.ones(1, requires_grad=True).sum().backward()
 pytest_plugins = ["cells"]
 
 EXPECTED = os.environ.get("STE_TEST_EXPECT", "")
-TABLES = {"matrix", "jobs"}  # the folders of `make matrix` and `make jobs`
+ONCE = {"matrix", "jobs", "test_quantize_linear", "test_quantize_linear_formats"}  # those that take longest
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--share",
         action="store_true",
         help="of four runs, with each backend and each of two successive versions of torch, run this one's share: two "
-        "of them have a test, with either backend and either torch, and one if it is of the matrix or the jobs",
+        "of them have a test, with either backend and either torch, and one if it is of those that take longest",
     )
 
 
@@ -44,7 +44,7 @@ def is_in_share(item: pytest.Item) -> bool:
     backend = int(ste.backend().name == "native")
     minor = int(torch.__version__.split(".")[1])
     number = zlib.crc32(item.nodeid.encode())
-    if item.path.parent.name in TABLES and number // 2 % 2 != backend:
+    if not ONCE.isdisjoint((item.path.parent.name, item.path.stem)) and number // 2 % 2 != backend:
         return False
     return number % 2 == (backend + minor) % 2
 
