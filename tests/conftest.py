@@ -27,7 +27,6 @@ torch.ones(1, requires_grad=True).sum().backward()
 pytest_plugins = ["cells"]
 
 EXPECTED = os.environ.get("STE_TEST_EXPECT", "")
-ONCE = {"matrix", "jobs", "test_quantize_linear", "test_quantize_linear_formats"}  # those that take longest
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -35,18 +34,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--share",
         action="store_true",
-        help="of four runs, with each backend and each of two successive versions of torch, run this one's share: two "
-        "of them have a test, with either backend and either torch, and one if it is of those that take longest",
+        help="of four runs, with each backend and each of two successive versions of torch, run this one's share",
     )
 
 
 def is_in_share(item: pytest.Item) -> bool:
-    backend = int(ste.backend().name == "native")
+    # One of the four has the test; two, one for each backend, if perhaps only one backend or `make test` has it at all.
+    shares = 2 if any(item.get_closest_marker(name) for name in ("skipif", "repository")) else 4
     minor = int(torch.__version__.split(".")[1])
-    number = zlib.crc32(item.nodeid.encode())
-    if not ONCE.isdisjoint((item.path.parent.name, item.path.stem)) and number // 2 % 2 != backend:
-        return False
-    return number % 2 == (backend + minor) % 2
+    this = 2 * (ste.backend().name == "native") + minor % 2
+    return zlib.crc32(item.nodeid.encode()) % shares == this % shares
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
