@@ -39,7 +39,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def is_in_share(item: pytest.Item) -> bool:
-    # One of the four has the test; two, one for each backend, if perhaps only one backend or `make test` has it at all.
+    # One of the four runs has the test. A test that one backend may skip, or that only `make test` has, is in two, one
+    # with each backend.
     shares = 2 if any(item.get_closest_marker(name) for name in ("skipif", "repository")) else 4
     minor = int(torch.__version__.split(".")[1])
     this = 2 * (ste.backend().name == "native") + minor % 2
@@ -48,9 +49,11 @@ def is_in_share(item: pytest.Item) -> bool:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("share"):
-        left_out = [item for item in items if not is_in_share(item)]
-        items[:] = [item for item in items if is_in_share(item)]
-        config.hook.pytest_deselected(items=left_out)
+        parts: dict[bool, list[pytest.Item]] = {True: [], False: []}
+        for item in items:
+            parts[is_in_share(item)].append(item)
+        items[:] = parts[True]
+        config.hook.pytest_deselected(items=parts[False])
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -353,7 +353,7 @@ def compiled(device: str) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         scale = torch.rand(64, 1, device=device) + 0.5
         own = [x.to(dtype), scale.to(dtype), scale.to(dtype).round()]
-        tensors = [t.clone() for _ in FUNCTIONS for t in own]
+        tensors = [t.clone() for _ in FUNCTIONS for t in own]  # no two of them the same, which compiles otherwise
         for actual, expected in zip(
             gradients(torch.compile(stacked, fullgraph=True), *tensors), gradients(stacked, *tensors)
         ):

@@ -75,7 +75,7 @@ class Environment:
             (sdist,) = distributions.glob(f"{name}-*.tar.gz")
             shutil.unpack_archive(sdist, self.folder)
             sources[name] = self.folder / sdist.name.removesuffix(".tar.gz")
-        # Without optimization, for which the compiler takes half of its time: the wheels were compiled with it.
+        # Without optimization, which takes more than half of the loops' compile time: the wheels were compiled with it.
         fast = ["-Ccmake.build-type=Debug", "-Ccmake.define.CMAKE_CXX_FLAGS_DEBUG=-O0"]
         rebuild = ["-Ceditable.rebuild=true", f"-Cbuild-dir={self.folder}/build", *fast]
         editable = ["install", "--no-build-isolation", "--no-deps", "-e"]
