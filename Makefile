@@ -183,10 +183,11 @@ wheels: .venv/release/stamp $(BUILDS:%=build/wheels/torch-%/stamp)
 	.venv/release/bin/python tools/wheels.py assemble $(BUILDS:%=build/wheels/torch-%) --into build/dist --here $(BUILDS)
 	.venv/release/bin/python tools/wheels.py test build/dist --torch $(BUILDS) --others $(OTHERS) --pytest $(PYTEST_ARGS)
 
-# The site, for which every guide runs. It requires Doxygen, and docs-check Chromium: neither is a Python package.
+# The site, for which every guide runs, on one thread: beside another process, two that wait for each other take longer.
+# It requires Doxygen, and docs-check Chromium: neither is a Python package.
 docs: core $(env)/docs.stamp
 	rm -rf build/site build/doctrees
-	$(python) -m sphinx --quiet --nitpicky --fail-on-warning --keep-going -d build/doctrees docs build/site
+	OMP_NUM_THREADS=1 $(python) -m sphinx --quiet --nitpicky --fail-on-warning --keep-going -d build/doctrees docs build/site
 
 docs-check: docs
 	$(pytest) docs/test_site.py
