@@ -52,8 +52,8 @@ def attempt(case: Callable[[], None]) -> Outcome:
     return Outcome("pass")
 
 
-def attempt_in_a_child(case: Callable[[], None]) -> Outcome:
-    """Run a case in its own process.
+def attempt_in_a_child(case: Callable[[], None], time_limit: float = TIME_LIMIT) -> Outcome:
+    """Run a case in its own process, for at most so many seconds.
 
     If the compiler fails, it leaves dispatch keys excluded and functorch levels open, which alone makes the next
     compilation fail. And an abort ends only the child.
@@ -69,7 +69,7 @@ def attempt_in_a_child(case: Callable[[], None]) -> Outcome:
         os._exit(0)
     os.close(write)
     received = b""
-    deadline = time.monotonic() + TIME_LIMIT
+    deadline = time.monotonic() + time_limit
     with os.fdopen(read, "rb", buffering=0) as pipe:
         while select.select([pipe], [], [], max(0, deadline - time.monotonic()))[0]:
             part = pipe.read(1 << 16)
@@ -78,6 +78,8 @@ def attempt_in_a_child(case: Callable[[], None]) -> Outcome:
             received += part
         else:
             os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return Outcome("refused", f"has not ended after {time_limit} s")
     _, status = os.waitpid(child, 0)
     if not received:
         return Outcome("refused", f"ended with {os.waitstatus_to_exitcode(status)}")

@@ -1,7 +1,6 @@
 """fake_quantize."""
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -123,8 +122,7 @@ class _IntegerGrid(Grid):
         self._ends = self._end(quant_min, is_min=True), self._end(quant_max, is_min=False)
         self.q = clamp(self._shifted, *self._ends)
 
-    @cached_property
-    def is_inside(self) -> Any:
+    def _compare_with_range(self) -> Any:
         low, high = self._ends
         if self._inside == "rounded":
             return (self._shifted >= low) & (self._shifted <= high)

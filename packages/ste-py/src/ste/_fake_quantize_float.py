@@ -1,7 +1,6 @@
 """fake_quantize_float."""
 
 import math
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -171,6 +170,5 @@ class _FloatGrid(Grid):
         self._numbers = Numbers(format_of("fake_quantize_float", format), saturate, self.dtype)
         self._rounded, self.q = self._numbers.round(self.scaled, self.random)
 
-    @cached_property
-    def is_inside(self) -> Any:
+    def _compare_with_range(self) -> Any:
         return self._rounded <= self._numbers.max

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -136,7 +135,6 @@ class Grid:
     """
 
     q: Tensor
-    is_inside: Any
 
     def __init__(
         self, x: Tensor, scale: Tensor, zero_point: Tensor | None, random: Tensor | None, grad_scale: Any
@@ -147,8 +145,17 @@ class Grid:
         self.scaled = x.detach().to(self.dtype) / self.scale
         self.random = None if random is None else random.detach()
         self.grad_scale = grad_scale
+        self._is_inside: Any = None
 
-    @cached_property
+    @property
+    def is_inside(self) -> Any:
+        # Not a cached_property: before Python 3.12, it locks, and a process that is forked while another thread
+        # computes it waits for that lock forever.
+        if self._is_inside is None:
+            self._is_inside = self._compare_with_range()
+        return self._is_inside
+
+    @property
     def zero(self) -> Tensor:
         return torch.zeros((), dtype=self.dtype, device=self.q.device)
 
@@ -163,6 +170,9 @@ class Grid:
     def slope_to_zero_point(self, scale: Tensor) -> Tensor:
         """The derivative with respect to the zero point; outside of the range, it is a function of the scale."""
         return torch.where(self.is_inside, self.zero, -self._with_gradient(scale))
+
+    def _compare_with_range(self) -> Any:
+        raise NotImplementedError
 
     def _from(self, zero_point: Tensor | None) -> Tensor:
         return self.q if zero_point is None else self.q - zero_point
