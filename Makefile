@@ -190,7 +190,7 @@ docs: core $(env)/docs.stamp
 	OMP_NUM_THREADS=1 $(python) -m sphinx --quiet --nitpicky --fail-on-warning --keep-going -d build/doctrees docs build/site
 
 docs-check: docs
-	$(pytest) docs/test_site.py
+	$(pytest) docs/test_site.py $(PYTEST_ARGS)
 
 python_sources := packages/ste-py/src packages/ste-core/src tests tools examples docs
 cpp_sources := $(shell find packages/ste-core/csrc packages/ste-core/include tests/cpp tests/downstream -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
